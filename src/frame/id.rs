@@ -37,7 +37,10 @@ fn check_segmented(text: &str) -> Result<(), IdError> {
         return Err(IdError::Empty);
     }
     if text.len() > ID_BYTES_MAX {
-        return Err(IdError::TooLong { bytes: text.len(), max: ID_BYTES_MAX });
+        return Err(IdError::TooLong {
+            bytes: text.len(),
+            max: ID_BYTES_MAX,
+        });
     }
     if RESERVED.contains(&text) {
         return Err(IdError::Reserved);
@@ -46,7 +49,10 @@ fn check_segmented(text: &str) -> Result<(), IdError> {
 }
 
 fn check_segment(segment: &str) -> Result<(), IdError> {
-    if let Some(bad) = segment.chars().find(|c| !(c.is_ascii_alphanumeric() || "._~-".contains(*c))) {
+    if let Some(bad) = segment
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || "._~-".contains(*c)))
+    {
         return Err(IdError::Character(bad));
     }
     match segment {
@@ -62,9 +68,15 @@ fn check_message_id(text: &str) -> Result<(), IdError> {
         return Err(IdError::Empty);
     }
     if text.len() > MESSAGE_ID_BYTES_MAX {
-        return Err(IdError::TooLong { bytes: text.len(), max: MESSAGE_ID_BYTES_MAX });
+        return Err(IdError::TooLong {
+            bytes: text.len(),
+            max: MESSAGE_ID_BYTES_MAX,
+        });
     }
-    match text.chars().find(|c| !(c.is_ascii_alphanumeric() || "._~:-".contains(*c))) {
+    match text
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || "._~:-".contains(*c)))
+    {
         Some(bad) => Err(IdError::MessageCharacter(bad)),
         None => Ok(()),
     }
@@ -239,7 +251,10 @@ impl fmt::Display for TrackingId {
 impl FromStr for TrackingId {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (shard, seq) = text.strip_prefix("t_").and_then(|rest| rest.split_once('-')).ok_or(())?;
+        let (shard, seq) = text
+            .strip_prefix("t_")
+            .and_then(|rest| rest.split_once('-'))
+            .ok_or(())?;
         let shard = u16::from_str_radix(shard, 16).ok().and_then(ShardId::new).ok_or(())?;
         let seq = u64::from_str_radix(seq, 16).map_err(|_| ())?;
         Ok(Self { shard, seq: Seq(seq) })
@@ -256,7 +271,7 @@ mod tests {
             assert!(AgentId::new(good).is_ok(), "{good}");
         }
         let long_segment = "x".repeat(65);
-        let too_long = ["x".repeat(64); 4].join("/");
+        let too_long = vec!["x".repeat(64); 4].join("/");
         let cases = [
             ("", IdError::Empty),
             ("a//b", IdError::EmptySegment),
@@ -286,7 +301,10 @@ mod tests {
 
     #[test]
     fn tracking_ids_round_trip_and_refuse_unknown_shards() {
-        let id = TrackingId { shard: ShardId(1023), seq: Seq::first_of(7) };
+        let id = TrackingId {
+            shard: ShardId(1023),
+            seq: Seq::first_of(7),
+        };
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!("t_400-1".parse::<TrackingId>(), Err(()));
         assert_eq!("msg_1".parse::<TrackingId>(), Err(()));

@@ -1,0 +1,21 @@
+//! L0: the message and everything that is written of it.
+//!
+//! Owns the envelope's archive, the frame's and the batch's wire form, ids, addresses, topics, priorities, limits and the
+//! words that stores write ([`record`]). Knows nothing of queues, clocks, sockets or files. Start at [`Frame`] and [`Draft`].
+
+mod address;
+pub mod batch;
+mod class;
+mod envelope;
+mod id;
+pub mod limits;
+pub mod record;
+mod topic;
+mod wire;
+
+pub use address::{Address, AddressError, AddressKind, hash_address};
+pub use class::{Priority, Qos};
+pub use envelope::{Draft, Envelope, EnvelopeError, LastHop};
+pub use id::{AgentId, Capability, GroupId, IdError, MessageId, Seq, ShardId, TrackingId};
+pub use topic::{TopicError, TopicFilter, TopicName};
+pub use wire::{Flags, Frame, PREFIX_BYTES, Stamp, TraceContext, VERSION, WireError};
