@@ -6,4 +6,6 @@
 //! (implementations of a port), `edge` (one adapter per protocol), `client` (what users link) and `node`, which wires them all.
 
 pub mod frame;
+#[cfg(feature = "server")]
+pub mod router;
 pub mod time;
