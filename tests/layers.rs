@@ -358,6 +358,46 @@ fn the_load_test_reaches_the_fabric_through_its_client_alone() {
     }
 }
 
+/// The dependencies that a section of the manifest names, as the code spells them.
+fn dependencies_of(manifest: &str, section: &str) -> Vec<String> {
+    let lines = manifest.lines().skip_while(|line| line.trim() != section).skip(1);
+    let entries = lines.take_while(|line| !line.starts_with('['));
+    let name = |line: &str| line.split_once('=').map(|(name, _)| name.trim().replace('-', "_"));
+    entries.filter(|line| !line.starts_with('#')).filter_map(name).collect()
+}
+
+/// Dependencies that no source names, each with what it is there for.
+const UNNAMED_DEPENDENCIES: &[(&str, &str)] = &[];
+
+#[test]
+fn every_dependency_is_named_by_some_source() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(package.join("Cargo.toml")).expect("the package has a manifest");
+    let sources = sources_of(package);
+    let named: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| &source.names)
+        .map(|named| named.path[0].as_str())
+        .collect();
+    let dependencies = dependencies_of(&manifest, "[dependencies]");
+    assert!(dependencies.len() > 20, "found only {dependencies:?}");
+    let excused = |name: &str| UNNAMED_DEPENDENCIES.iter().any(|(excused, _)| *excused == name);
+    let unused: Vec<&String> = dependencies
+        .iter()
+        .filter(|name| !named.contains(name.as_str()) && !excused(name))
+        .collect();
+    assert!(
+        unused.is_empty(),
+        "nothing in src/ names these dependencies: {unused:?}"
+    );
+    for (name, reason) in UNNAMED_DEPENDENCIES {
+        assert!(
+            !named.contains(name),
+            "{name} is named now: take it out of UNNAMED_DEPENDENCIES ({reason})"
+        );
+    }
+}
+
 // --- planted violations: each must be caught, by the line that says why -----------------------------------------------
 
 /// The violations of one planted file, with a module doc in front so that only the planted fault counts.
