@@ -7,6 +7,7 @@
 
 #[cfg(feature = "server")]
 pub mod delivery;
+pub mod edge;
 pub mod frame;
 #[cfg(feature = "server")]
 pub mod router;
