@@ -7,6 +7,7 @@
 
 #[cfg(feature = "server")]
 pub mod delivery;
+#[cfg(feature = "server")]
 pub mod edge;
 pub mod frame;
 #[cfg(feature = "server")]
