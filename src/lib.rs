@@ -8,4 +8,6 @@
 pub mod frame;
 #[cfg(feature = "server")]
 pub mod router;
+#[cfg(feature = "server")]
+pub mod store;
 pub mod time;
