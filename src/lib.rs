@@ -11,6 +11,8 @@ pub mod delivery;
 pub mod edge;
 pub mod frame;
 #[cfg(feature = "server")]
+pub mod queue;
+#[cfg(feature = "server")]
 pub mod router;
 #[cfg(feature = "server")]
 pub mod store;

@@ -13,11 +13,13 @@ use std::{
 use hashbrown::{HashMap, HashTable};
 
 use super::{
+    Gate,
     config::Limits,
     credit::WorkerMark,
+    hand_out::wish_of,
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, HandOut, Out, Targets, Verdict},
-    queue::{Queue, QueueIx, QueueKind},
+    queue::{Consumer, Queue, QueueIx, QueueKind},
 };
 use crate::{
     frame::{
@@ -137,7 +139,7 @@ impl<A> ShardState<A> {
     }
 
     /// Takes a message in. QoS 0 is passed on at once or dropped; others become operations and are answered after the commit.
-    pub fn handle_publish(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>) {
+    pub fn handle_publish(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         match (&publish.route, publish.frame.envelope.qos()) {
             (Route::FanOut { targets, .. }, Qos::AtMostOnce) => {
                 let recipients = count(targets.len());
@@ -151,12 +153,12 @@ impl<A> ShardState<A> {
                 out.answers
                     .extend(publish.answer.map(|answer| (answer, Verdict::Accepted(acceptance))));
             }
-            (_, Qos::AtMostOnce) => self.pass_on(publish, out),
-            (_, Qos::AtLeastOnce | Qos::ExactlyOnce) => self.take_in(publish, now, out),
+            (_, Qos::AtMostOnce) => self.pass_on(publish, out, gate),
+            (_, Qos::AtLeastOnce | Qos::ExactlyOnce) => self.take_in(publish, now, out, gate),
         }
     }
 
-    fn take_in(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>) {
+    fn take_in(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         let Some(queue_ix) = self.queue_of(&publish) else {
             out.answers
                 .extend(publish.answer.map(|answer| (answer, Verdict::Unknown)));
@@ -206,7 +208,7 @@ impl<A> ShardState<A> {
             }
             Stored::InMemory => {
                 self.enter_lane(seq, out);
-                self.pump(now, out, &|_, _| true);
+                self.pump(now, out, gate);
                 self.answer_accepted(seq, publish.answer, out);
             }
         }
@@ -445,19 +447,20 @@ fn count(number: usize) -> u32 {
 }
 
 impl<A> ShardState<A> {
-    pub(super) fn pass_on(&mut self, publish: Publish<A>, out: &mut Out<A>) {
+    pub(super) fn pass_on(&mut self, publish: Publish<A>, out: &mut Out<A>, gate: &Gate<'_>) {
         let found = match &publish.route {
             Route::Envelope { hash, .. } | Route::FanOut { hash, .. } => {
                 self.find_queue(*hash, publish.frame.envelope.to())
             }
             Route::Copy { queue } => self.find_queue(queue.hash64(), queue.as_str()),
         };
-        let wish = super::hand_out::wish_of(&publish.frame);
+        let (wish, bytes) = (wish_of(&publish.frame), publish.frame.encoded_len());
         let consumer = found.and_then(|ix| {
             let queue = self.queues[ix as usize].as_mut()?;
             let address = queue.address.clone();
+            let takes = |consumer: &Consumer| consumer.credit.lane_has_room(bytes) && gate(consumer, &publish.frame);
             queue
-                .pick_uncredited(wish, |_| true)
+                .pick_uncredited(wish, takes)
                 .map(|consumer| (consumer.id, address))
         });
         let verdict = match consumer {
