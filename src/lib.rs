@@ -5,4 +5,6 @@
 //! (pure state machines), `router` (the door, the directory, the workers and the ports), `store`
 //! (implementations of a port), `edge` (one adapter per protocol), `client` (what users link) and `node`, which wires them all.
 
+#[cfg(feature = "queue")]
+pub mod queue;
 pub mod time;
