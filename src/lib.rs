@@ -10,7 +10,7 @@ pub mod delivery;
 #[cfg(feature = "server")]
 pub mod edge;
 pub mod frame;
-#[cfg(feature = "server")]
+#[cfg(feature = "queue")]
 pub mod queue;
 #[cfg(feature = "server")]
 pub mod router;
