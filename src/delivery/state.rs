@@ -19,7 +19,7 @@ use super::{
     hand_out::wish_of,
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, HandOut, Out, Targets, Verdict},
-    queue::{Consumer, Queue, QueueIx, QueueKind},
+    queue::{Queue, QueueIx, QueueKind},
 };
 use crate::{
     frame::{
@@ -144,6 +144,7 @@ impl<A> ShardState<A> {
             (Route::FanOut { targets, .. }, Qos::AtMostOnce) => {
                 let recipients = count(targets.len());
                 self.relay_at_once(&publish.frame, targets, out);
+                out.counts.dropped += u64::from(recipients == 0);
                 let status = (recipients > 0).then_some(Status::Sent);
                 let acceptance = Acceptance {
                     recipients,
@@ -153,7 +154,7 @@ impl<A> ShardState<A> {
                 out.answers
                     .extend(publish.answer.map(|answer| (answer, Verdict::Accepted(acceptance))));
             }
-            (_, Qos::AtMostOnce) => self.pass_on(publish, out, gate),
+            (_, Qos::AtMostOnce) => self.pass_on(publish, now, out, gate),
             (_, Qos::AtLeastOnce | Qos::ExactlyOnce) => self.take_in(publish, now, out, gate),
         }
     }
@@ -447,20 +448,24 @@ fn count(number: usize) -> u32 {
 }
 
 impl<A> ShardState<A> {
-    pub(super) fn pass_on(&mut self, publish: Publish<A>, out: &mut Out<A>, gate: &Gate<'_>) {
+    /// A QoS 0 message goes to a consumer that fits, may have it and whose lane takes it, now or never.
+    pub(super) fn pass_on(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        let frame = &publish.frame;
+        let is_expired = !frame.stamp.expires_at.is_never() && frame.stamp.expires_at <= now;
         let found = match &publish.route {
             Route::Envelope { hash, .. } | Route::FanOut { hash, .. } => {
                 self.find_queue(*hash, publish.frame.envelope.to())
             }
             Route::Copy { queue } => self.find_queue(queue.hash64(), queue.as_str()),
         };
-        let (wish, bytes) = (wish_of(&publish.frame), publish.frame.encoded_len());
-        let consumer = found.and_then(|ix| {
-            let queue = self.queues[ix as usize].as_mut()?;
+        let (wish, bytes) = (wish_of(frame), frame.encoded_len());
+        let consumer = found.filter(|_| !is_expired).and_then(|ix| {
+            let queue = self.queue_mut(ix);
             let address = queue.address.clone();
-            let takes = |consumer: &Consumer| consumer.credit.lane_has_room(bytes) && gate(consumer, &publish.frame);
             queue
-                .pick_uncredited(wish, takes)
+                .pick_uncredited(wish, |consumer| {
+                    consumer.credit.lane_has_room(bytes) && gate(consumer, frame)
+                })
                 .map(|consumer| (consumer.id, address))
         });
         let verdict = match consumer {
@@ -480,6 +485,7 @@ impl<A> ShardState<A> {
             }
             None => {
                 out.counts.dropped += 1;
+                out.counts.expired += u64::from(is_expired);
                 acceptance(None)
             }
         };
