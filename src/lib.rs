@@ -5,7 +5,11 @@
 //! (pure state machines), `router` (the door, the directory, the workers and the ports), `store`
 //! (implementations of a port), `edge` (one adapter per protocol), `client` (what users link) and `node`, which wires them all.
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod frame;
 #[cfg(feature = "server")]
 pub mod router;
+#[cfg(feature = "rpc")]
+pub mod rpc;
 pub mod time;
