@@ -7,9 +7,15 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
+pub mod delivery;
+#[cfg(feature = "server")]
+pub mod edge;
 pub mod frame;
 #[cfg(feature = "server")]
 pub mod router;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+#[cfg(feature = "server")]
+pub mod store;
 pub mod time;

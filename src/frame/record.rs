@@ -148,10 +148,12 @@ pub enum Reason {
     NobodyThere = 6,
     /// The receiver does not take bodies this large.
     TooLarge = 7,
+    /// The stored message can no longer be read.
+    Damaged = 8,
 }
 
 impl Reason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::None,
         Self::MaxDeliver,
         Self::Refused,
@@ -160,6 +162,7 @@ impl Reason {
         Self::Removed,
         Self::NobodyThere,
         Self::TooLarge,
+        Self::Damaged,
     ];
 
     /// The name that users read; empty for [`Reason::None`].
@@ -173,6 +176,7 @@ impl Reason {
             Self::Removed => "removed",
             Self::NobodyThere => "nobody_there",
             Self::TooLarge => "too_large",
+            Self::Damaged => "damaged",
         }
     }
 
@@ -185,6 +189,8 @@ impl Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     pub key: MessageKey,
+    /// The hash of the address ([`Address::hash64`]): one key has a receipt at each address that it went to.
+    pub address: u64,
     pub id_hash: IdHash,
     pub seq: Seq,
     pub status: Status,
@@ -202,11 +208,12 @@ pub struct Receipt {
 
 impl Receipt {
     /// Bytes of [`Receipt::encode`].
-    pub const ENCODED_BYTES: usize = 16 + 8 + 8 + 2 + 4 + 4 + 3 * 8;
+    pub const ENCODED_BYTES: usize = 16 + 8 + 8 + 8 + 2 + 4 + 4 + 3 * 8;
 
     /// Appends the receipt's fixed-size form, little-endian, fields in their order.
     pub fn encode(&self, into: &mut impl BufMut) {
         into.put_u128_le(self.key.0);
+        into.put_u64_le(self.address);
         into.put_u64_le(self.id_hash.0);
         into.put_u64_le(self.seq.raw());
         into.put_u8(self.status as u8);
@@ -225,6 +232,7 @@ impl Receipt {
         }
         Some(Self {
             key: MessageKey(from.get_u128_le()),
+            address: from.get_u64_le(),
             id_hash: IdHash(from.get_u64_le()),
             seq: Seq::from_raw(from.get_u64_le()),
             status: Status::from_u8(from.get_u8())?,
@@ -356,6 +364,7 @@ mod tests {
     fn a_receipt_round_trips_and_an_unknown_status_is_refused() {
         let receipt = Receipt {
             key: MessageKey::new(7, "alice", "m1"),
+            address: 5,
             id_hash: IdHash::new("m1"),
             seq: Seq::from_raw(9),
             status: Status::DeadLettered,
@@ -371,7 +380,7 @@ mod tests {
         assert_eq!(bytes.len(), Receipt::ENCODED_BYTES);
         assert_eq!(Receipt::decode(&mut &bytes[..]), Some(receipt));
         assert_eq!(Receipt::decode(&mut &bytes[..10]), None);
-        bytes[32] = 6;
+        bytes[40] = 6;
         assert_eq!(Receipt::decode(&mut &bytes[..]), None);
     }
 
