@@ -6,5 +6,6 @@
 
 pub mod auth;
 pub mod counters;
+pub mod grpc;
 pub mod json;
 pub mod origin;

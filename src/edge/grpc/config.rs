@@ -35,8 +35,6 @@ pub struct Config {
     pub poll_sessions_max: usize,
     /// How long a poll session without a call and without unsettled deliveries is kept, in milliseconds.
     pub poll_session_idle_ms: u64,
-    /// How long calls and streams get to end at shutdown, in milliseconds; then they are cut.
-    pub drain_patience_ms: u64,
 }
 
 impl Default for Config {
@@ -55,7 +53,6 @@ impl Default for Config {
             reflection: true,
             poll_sessions_max: 10_000,
             poll_session_idle_ms: 60_000,
-            drain_patience_ms: 10_000,
         }
     }
 }
@@ -63,9 +60,5 @@ impl Default for Config {
 impl Config {
     pub(super) const fn handshake_timeout(&self) -> Duration {
         Duration::from_millis(self.handshake_timeout_ms)
-    }
-
-    pub(super) const fn drain_patience(&self) -> Duration {
-        Duration::from_millis(self.drain_patience_ms)
     }
 }

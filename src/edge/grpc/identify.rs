@@ -17,7 +17,7 @@ use tonic::{
 };
 use tower::Layer;
 
-use super::error;
+use super::{accept::Peer, error};
 use crate::{
     edge::{auth::Authenticator, counters::Counters},
     router::surface::Principal,
@@ -79,6 +79,8 @@ where
             Ok(principal) => parts.extensions.insert(principal),
             Err(refusal) => {
                 Counters::add(&counters.errors, 1);
+                let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+                tracing::debug!(?peer, %refusal, "a gRPC call was refused before it began");
                 return Box::pin(async move { Ok(error::status(refusal).into_http()) });
             }
         };

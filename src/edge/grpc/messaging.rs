@@ -221,10 +221,12 @@ impl Edge {
                 Err(refusal) => given.push((tag, Err(refusal))),
             }
         }
-        publisher.publish(&mut batch).await;
-        drop(publisher);
-        while answers.next(&mut given).await {}
-        (ids.clone(), receipts(given, ids.len()))
+        // Side by side: the publisher waits where too much is unanswered, and the answers end once it is gone.
+        let publishing = async move { publisher.publish(&mut batch).await };
+        let answering = async { while answers.next(&mut given).await {} };
+        tokio::join!(publishing, answering);
+        let receipts = receipts(given, ids.len());
+        (ids, receipts)
     }
 }
 

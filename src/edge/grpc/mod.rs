@@ -89,12 +89,13 @@ impl Edge {
     }
 }
 
-/// Serves until `shutdown`; then says goodbye on every stream, lets calls end within their patience and returns.
+/// Serves until `shutdown`; then says goodbye on every stream, lets calls end for as long as `patience` and returns.
 pub async fn serve(
     listener: TcpListener,
     door: Door,
     config: Config,
     shutdown: CancellationToken,
+    patience: Duration,
 ) -> Result<(), ServeError> {
     let idle = Duration::from_millis(config.poll_session_idle_ms);
     let polls = Arc::new(Polls::new(door.fabric.clone(), config.poll_sessions_max, idle));
@@ -139,7 +140,7 @@ pub async fn serve(
         );
     let cut = async {
         shutdown.cancelled().await;
-        time::sleep(config.drain_patience()).await;
+        time::sleep(patience).await;
     };
     let beside = async {
         tokio::join!(
@@ -151,7 +152,7 @@ pub async fn serve(
     tokio::select! {
         served = server => Ok(served?),
         () = cut => {
-            tracing::warn!("gRPC calls were cut: they did not end within the drain patience");
+            tracing::warn!("gRPC calls were cut: they did not end in time");
             Ok(())
         }
         () = beside => unreachable!("it waits for ever behind its two loops"),
