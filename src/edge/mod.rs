@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod counters;
+pub mod grpc;
 pub mod http;
 pub mod json;
 pub mod origin;
