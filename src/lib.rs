@@ -10,6 +10,10 @@ pub mod delivery;
 #[cfg(feature = "server")]
 pub mod edge;
 pub mod frame;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod router;
+#[cfg(feature = "server")]
+pub mod store;
 pub mod time;
