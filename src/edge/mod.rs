@@ -10,3 +10,5 @@ pub mod grpc;
 pub mod http;
 pub mod json;
 pub mod origin;
+pub mod webhook;
+pub mod websocket;
