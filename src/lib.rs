@@ -7,5 +7,7 @@
 
 pub mod frame;
 #[cfg(feature = "server")]
+pub mod node;
+#[cfg(feature = "server")]
 pub mod router;
 pub mod time;
