@@ -5,6 +5,10 @@
 //! (pure state machines), `router` (the door, the directory, the workers and the ports), `store`
 //! (implementations of a port), `edge` (one adapter per protocol), `client` (what users link) and `node`, which wires them all.
 
+#[cfg(feature = "server")]
+pub mod delivery;
+#[cfg(feature = "server")]
+pub mod edge;
 pub mod frame;
 #[cfg(feature = "server")]
 pub mod node;

@@ -1,0 +1,231 @@
+//! From a queue to a session: attaching, the pump, and relays from a shard's outbox.
+
+use std::cmp::Reverse;
+
+use super::{
+    message::{ConsumerId, Lease, State},
+    output::{HandOut, Load, Out},
+    queue::{Consumer, NoConsumer, QueueIx, QueueKind, Wish},
+    state::{ShardState, Timer},
+};
+use crate::{
+    frame::{Address, Frame, Priority, Seq},
+    time::Timestamp,
+};
+
+/// Messages read ahead from the store in one go: enough to hide a read behind a session's window.
+pub(super) const READ_AHEAD: usize = 64;
+
+/// Decides whether a consumer may have a message (G10); asked at every hand-out.
+pub type Gate<'a> = dyn Fn(&Consumer, &Frame) -> bool + 'a;
+
+pub(super) fn wish_of(frame: &Frame) -> Wish<'_> {
+    Wish {
+        protocol: frame.envelope.protocol(),
+        required: frame.envelope.is_protocol_required(),
+    }
+}
+
+enum Step {
+    HandedOut,
+    /// This priority cannot go on until a read completes.
+    LaneWaits,
+    /// No consumer has credit: the queue cannot go on.
+    QueueWaits,
+    /// The message was skipped, parked or expired: go on.
+    Skipped,
+}
+
+impl<A> ShardState<A> {
+    /// A session opens a queue. Its messages that waited for such a session go back to their lanes.
+    pub fn handle_attach(&mut self, address: &Address, kind: QueueKind, consumer: Consumer) {
+        let ix = self.open_queue(address, kind);
+        let queue = self.queue_mut(ix);
+        queue.kind = kind;
+        match queue.consumers.iter_mut().find(|known| known.id == consumer.id) {
+            Some(known) => *known = consumer,
+            None => queue.consumers.push(consumer),
+        }
+        for seq in self.queue_mut(ix).unpark() {
+            self.return_to_lane(seq);
+        }
+        self.mark_dirty(ix);
+    }
+
+    /// A session leaves a queue: what it had not settled goes back. An ephemeral queue goes with it.
+    pub fn handle_detach(&mut self, address: &Address, consumer: ConsumerId, now: Timestamp, out: &mut Out<A>) {
+        let Some(ix) = self.find_queue(address.hash64(), address.as_str()) else {
+            return;
+        };
+        self.queue_mut(ix).consumers.retain(|known| known.id != consumer);
+        let mut leased: Vec<Seq> = self.queue(ix).leased.iter().copied().collect();
+        leased.sort_unstable();
+        for seq in leased {
+            let held = matches!(self.messages.get(&seq), Some(m) if matches!(m.state, State::Leased { consumer: c, .. } if c == consumer));
+            if held {
+                self.end_attempt(seq, None, now, out);
+            }
+        }
+        if self.queue(ix).kind == QueueKind::Ephemeral && self.queue(ix).consumers.is_empty() {
+            self.purge_queue(ix, now, out);
+        }
+        self.forget_idle_queue(ix);
+        if self.queues[ix as usize].is_some() {
+            self.mark_dirty(ix);
+        }
+    }
+
+    /// A session has credit again, or a new window.
+    pub fn handle_credit(&mut self, address: &Address) {
+        if let Some(ix) = self.find_queue(address.hash64(), address.as_str()) {
+            self.mark_dirty(ix);
+        }
+    }
+
+    /// Hands out what the queues that changed allow, and relays what waits in the outbox.
+    pub fn pump(&mut self, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        while let Some(ix) = self.dirty.pop() {
+            if self.queues[ix as usize].is_some() {
+                self.pump_queue(ix, now, out, gate);
+                self.forget_idle_queue(ix);
+            }
+        }
+        self.pump_outbox(now, out);
+    }
+
+    fn pump_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        if self.queue(ix).consumers.is_empty() {
+            return;
+        }
+        let mut open = [true; Priority::COUNT];
+        while let Some(priority) = self.queue_mut(ix).turn(open) {
+            let seq = self
+                .queue(ix)
+                .front(priority)
+                .expect("a turn goes to a priority that has a message");
+            match self.hand_out_front(ix, priority, seq, now, out, gate) {
+                Step::HandedOut | Step::Skipped => {}
+                Step::LaneWaits => open[priority.index()] = false,
+                Step::QueueWaits => return,
+            }
+        }
+    }
+
+    fn hand_out_front(
+        &mut self,
+        ix: QueueIx,
+        priority: Priority,
+        seq: Seq,
+        now: Timestamp,
+        out: &mut Out<A>,
+        gate: &Gate<'_>,
+    ) -> Step {
+        let ready = self.messages.get(&seq).filter(|message| message.state == State::Ready);
+        let Some(message) = ready else {
+            self.queue_mut(ix).pop(priority);
+            return Step::Skipped;
+        };
+        if message.is_expired(now) {
+            self.queue_mut(ix).pop(priority);
+            self.expire(seq, now, out);
+            return Step::Skipped;
+        }
+        let Some(frame) = message.frame.as_deref() else {
+            self.read_ahead(ix, priority, out);
+            return Step::LaneWaits;
+        };
+        let (bytes, worker) = (message.weight(), self.worker);
+        let queue = self.queues[ix as usize]
+            .as_mut()
+            .expect("the queue being pumped is there");
+        match queue.pick(wish_of(frame), bytes, worker, |consumer| gate(consumer, frame)) {
+            Ok(consumer) => {
+                let consumer = consumer.clone();
+                self.queue_mut(ix).pop(priority);
+                self.lease(ix, seq, &consumer, now, out);
+                Step::HandedOut
+            }
+            Err(NoConsumer::NoCredit) => Step::QueueWaits,
+            Err(NoConsumer::NoneFits) => {
+                queue.pop(priority);
+                queue.parked.push(seq);
+                if let Some(message) = self.messages.get_mut(&seq) {
+                    message.state = State::Parked;
+                }
+                Step::Skipped
+            }
+        }
+    }
+
+    fn lease(&mut self, ix: QueueIx, seq: Seq, consumer: &Consumer, now: Timestamp, out: &mut Out<A>) {
+        let lease = Lease(self.next_lease);
+        self.next_lease += 1;
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.state = State::Leased {
+            consumer: consumer.id,
+            lease,
+        };
+        message.attempts += 1;
+        if message.sent_at.is_never() {
+            message.sent_at = now;
+        }
+        let mut frame = message.frame.as_deref().expect("checked by the pump").clone();
+        frame.stamp.attempt = message.attempts - 1;
+        if message.redelivered {
+            frame.stamp.flags = frame.stamp.flags.with_redelivered();
+            out.counts.redelivered += 1;
+        }
+        message.redelivered = true;
+        out.counts.handed_out += 1;
+        let queue = self.queue_mut(ix);
+        queue.leased.insert(seq);
+        let address = queue.address.clone();
+        out.hand_outs.push(HandOut {
+            consumer: consumer.id,
+            lease: Some((seq, lease)),
+            frame,
+            queue: address,
+        });
+        if let Some(visible_again) = consumer.visibility_timeout {
+            self.timers
+                .push(Reverse((now + visible_again, Timer::VisibilityEnds(seq, lease))));
+        }
+    }
+
+    fn read_ahead(&mut self, ix: QueueIx, priority: Priority, out: &mut Out<A>) {
+        let next: Vec<Seq> = self.queue(ix).peek(priority, READ_AHEAD).collect();
+        for seq in next {
+            self.load(seq, out);
+        }
+    }
+
+    pub(super) fn load(&mut self, seq: Seq, out: &mut Out<A>) {
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        if message.frame.is_none() && !message.loading {
+            message.loading = true;
+            out.loads.push(Load(seq));
+        }
+    }
+
+    /// A read completed. A message that can no longer be read is rejected, counted and never silently skipped.
+    pub fn handle_loaded(&mut self, seq: Seq, frame: Option<Frame>, now: Timestamp, out: &mut Out<A>) {
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.loading = false;
+        let (ix, is_fan_out) = (message.queue, message.targets.is_some());
+        match frame {
+            Some(frame) => {
+                message.frame = Some(Box::new(frame));
+                if !is_fan_out {
+                    self.mark_dirty(ix);
+                }
+            }
+            None => self.reject_damaged(seq, now, out),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What stays after a message is settled: dead letters, group history, and receipts in their window.
+
+use std::cmp::Reverse;
+
+use super::{
+    message::State,
+    output::{After, Out, Verdict},
+    queue::QueueIx,
+    state::{ShardState, Timer},
+};
+use crate::{
+    frame::{
+        Address, Frame, Seq,
+        record::{Enqueue, IdHash, Keep, Op},
+    },
+    time::Timestamp,
+};
+
+/// Receipts that leave their window before the store is told; it is also told with every commit.
+const FLOOR_EVERY: usize = 1024;
+
+impl<A> ShardState<A> {
+    pub(super) fn keep(&mut self, seq: Seq, keep: Keep, out: &mut Out<A>) {
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        let ix = message.queue;
+        message.state = State::Kept;
+        message.frame = None;
+        match keep {
+            Keep::Nothing => {}
+            Keep::DeadLetter(until) => {
+                self.timers.push(Reverse((until, Timer::KeptAgesOut(seq))));
+                self.queue_mut(ix).dead_letters.insert(seq);
+            }
+            Keep::History(until) => {
+                self.timers.push(Reverse((until, Timer::KeptAgesOut(seq))));
+                self.queue_mut(ix).history.insert(seq);
+            }
+        }
+        self.bound_kept(ix, out);
+    }
+
+    /// Above a bound the oldest goes; of dead letters that is counted.
+    fn bound_kept(&mut self, ix: QueueIx, out: &mut Out<A>) {
+        while self.queue(ix).dead_letters.len() > self.limits.dead_letters_max {
+            let oldest = self
+                .queue(ix)
+                .dead_letters
+                .first()
+                .copied()
+                .expect("longer than its bound");
+            out.counts.dead_letters_evicted += 1;
+            self.forget_kept(oldest);
+        }
+        while self.queue(ix).history.len() > self.limits.history_messages_max {
+            let oldest = self.queue(ix).history.first().copied().expect("longer than its bound");
+            self.forget_kept(oldest);
+        }
+    }
+
+    pub(super) fn forget_kept(&mut self, seq: Seq) {
+        let kept = self.messages.get(&seq).filter(|message| message.state == State::Kept);
+        let Some(ix) = kept.map(|message| message.queue) else {
+            return;
+        };
+        let queue = self.queue_mut(ix);
+        queue.dead_letters.remove(&seq);
+        queue.history.remove(&seq);
+        self.messages.remove(&seq);
+        self.ops.push(Op::Forget { seq });
+    }
+
+    /// The newest dead letter of an address with that message id.
+    pub fn find_dead_letter(&self, address: &Address, id: IdHash) -> Option<Seq> {
+        let queue = self.queue(self.find_queue(address.hash64(), address.as_str())?);
+        let with_id = |seq: &&Seq| self.messages.get(*seq).is_some_and(|message| message.id_hash == id);
+        queue.dead_letters.iter().rev().find(with_id).copied()
+    }
+
+    /// Puts a dead letter back into its queue as a new message with the same id and a fresh time to live. `frame` is what the
+    /// store had of it.
+    pub fn handle_replay(&mut self, dead: Seq, mut frame: Frame, answer: Option<A>, now: Timestamp, out: &mut Out<A>) {
+        let letter = self.messages.get(&dead).filter(|message| message.state == State::Kept);
+        let Some(letter) = letter else {
+            out.answers.extend(answer.map(|answer| (answer, Verdict::Unknown)));
+            return;
+        };
+        let (ix, key, id_hash, address) = (letter.queue, letter.key, letter.id_hash, letter.address);
+        let time_to_live = letter.expires_at.since(letter.accepted_at);
+        frame.stamp.accepted_at = now;
+        frame.stamp.expires_at = if letter.expires_at.is_never() {
+            letter.expires_at
+        } else {
+            now + time_to_live
+        };
+        let message = letter.replayed(&frame);
+        let queue_address = self.queue(ix).address.clone();
+        self.forget_kept(dead);
+        let seq = self.next_seq;
+        self.next_seq = seq.next();
+        let queue = self.queue_mut(ix);
+        queue.messages += 1;
+        queue.bytes += message.weight();
+        if !message.expires_at.is_never() {
+            self.timers.push(Reverse((message.expires_at, Timer::Expire(seq))));
+        }
+        self.keys.insert((key, address), seq);
+        self.by_id.insert((id_hash, seq));
+        self.messages.insert(seq, message);
+        let targets = std::sync::Arc::from([]);
+        self.ops.push(Op::Enqueue(Enqueue {
+            seq,
+            queue: queue_address,
+            key,
+            id_hash,
+            frame,
+            targets,
+        }));
+        self.after.push(After::Replayed { seq, answer });
+    }
+
+    /// Receipts that are out of their window, or above `receipts_max`, go; the oldest first.
+    pub fn evict_receipts(&mut self, now: Timestamp, receipts_max: usize, out: &mut Out<A>) {
+        let mut evicted = 0;
+        while let Some((settle_no, seq)) = self.settled_order.front().copied() {
+            let receipt = self.receipts.get(&seq);
+            let aged = receipt.is_none_or(|receipt| receipt.settled_at + self.limits.receipt_window <= now);
+            if !aged && self.settled_order.len() <= receipts_max {
+                break;
+            }
+            self.settled_order.pop_front();
+            self.receipt_floor = settle_no.next();
+            out.counts.receipts_evicted_early += u64::from(!aged);
+            evicted += 1;
+            self.evict_receipt(seq);
+        }
+        self.floor_pending += evicted;
+        if self.floor_pending >= FLOOR_EVERY || (self.floor_pending > 0 && !self.ops.is_empty()) {
+            self.floor_pending = 0;
+            self.ops.push(Op::ReceiptFloor {
+                settle_no: self.receipt_floor,
+            });
+        }
+    }
+
+    fn evict_receipt(&mut self, seq: Seq) {
+        let Some(receipt) = self.receipts.remove(&seq) else {
+            return;
+        };
+        self.by_id.remove(&(receipt.id_hash, seq));
+        let newest = (receipt.key, receipt.address);
+        if self.keys.get(&newest) == Some(&seq) {
+            self.keys.remove(&newest);
+        }
+    }
+
+    /// Settled receipts held.
+    pub fn receipts_held(&self) -> usize {
+        self.receipts.len()
+    }
+
+    /// When the oldest settled receipt was settled.
+    pub fn oldest_receipt(&self) -> Option<Timestamp> {
+        let (_, seq) = self.settled_order.front()?;
+        self.receipts.get(seq).map(|receipt| receipt.settled_at)
+    }
+}

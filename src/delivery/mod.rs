@@ -1,0 +1,30 @@
+//! L2: what happens to messages inside one shard, as a pure state machine.
+//!
+//! Owns queues, priorities, credit, leases, redelivery, dead letters, expiry, receipts and the two ends of a relay. Must never
+//! know a clock, a store, a thread or a protocol: `now` is an argument, operations for the store come out of
+//! [`ShardState::take_commit`], everything else comes out in an [`Out`]. Start at [`ShardState`].
+
+mod config;
+mod credit;
+mod hand_out;
+mod kept;
+mod message;
+mod output;
+mod query;
+mod queue;
+mod recover;
+mod relay;
+mod settle;
+mod state;
+mod timers;
+
+pub use config::Limits;
+pub use credit::{Credit, WORKERS_MAX, WaitingWorkers, WorkerMark};
+pub use hand_out::Gate;
+pub use message::{ConsumerId, Lease};
+pub use output::{Acceptance, After, Counts, HandOut, Load, Out, Relay, Targets, Verdict};
+pub use query::{Held, Listed};
+pub use queue::{Consumer, QueueKind, Selection};
+pub use relay::Copies;
+pub use settle::Nack;
+pub use state::{Publish, Route, ShardState};

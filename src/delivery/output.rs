@@ -1,0 +1,138 @@
+//! What a shard's state machine wants done: answers, hand-outs, reads, relays, and counts of what happened.
+
+use std::sync::Arc;
+
+use super::{
+    credit::WaitingWorkers,
+    message::{ConsumerId, Lease},
+};
+use crate::frame::{
+    Address, Frame, Seq, ShardId,
+    record::{Keep, Status},
+};
+
+/// What a caller learns of what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A message was taken in, now or before.
+    Accepted(Acceptance),
+    /// The queue is full: nothing was taken in.
+    QueueFull { bound: &'static str },
+    /// A settle is committed.
+    Settled,
+    /// The delivery id was stale: nothing changed.
+    Stale,
+    /// There is no such message here.
+    Unknown,
+    /// A dead letter went back into its queue.
+    Replayed { seq: Seq },
+    /// The commit failed; the caller of [`super::ShardState::handle_failed`] knows why.
+    Failed,
+}
+
+/// How a message was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    /// `None` at QoS 0.
+    pub seq: Option<Seq>,
+    /// `None`: dropped (QoS 0).
+    pub status: Option<Status>,
+    pub duplicate: bool,
+    pub recipients: u32,
+    /// The session that it was handed to.
+    pub consumer: Option<ConsumerId>,
+    /// True where a session is attached that may get it.
+    pub attended: bool,
+}
+
+/// One message for one session.
+#[derive(Clone, Debug)]
+pub struct HandOut {
+    pub consumer: ConsumerId,
+    /// `None` at QoS 0.
+    pub lease: Option<(Seq, Lease)>,
+    pub frame: Frame,
+    pub queue: Address,
+}
+
+/// Copies of a fan-out that go to one shard.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// `None` at QoS 0: no cursor, nothing to confirm.
+    pub seq: Option<Seq>,
+    pub to: ShardId,
+    pub frame: Frame,
+    pub targets: Vec<Address>,
+}
+
+/// A stored message to be read: its frame is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load(pub Seq);
+
+/// What happened, for metrics. Each is a sum since the last time that the caller took it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub accepted: u64,
+    pub duplicates: u64,
+    pub refused_full: u64,
+    pub dropped: u64,
+    pub handed_out: u64,
+    pub redelivered: u64,
+    pub acknowledged: u64,
+    pub expired: u64,
+    pub dead_lettered: u64,
+    pub rejected: u64,
+    pub receipts_evicted_early: u64,
+    pub dead_letters_evicted: u64,
+}
+
+/// Outputs of one or many calls; the caller drains them.
+#[derive(Debug)]
+pub struct Out<A> {
+    pub answers: Vec<(A, Verdict)>,
+    pub hand_outs: Vec<HandOut>,
+    pub loads: Vec<Load>,
+    pub relays: Vec<Relay>,
+    /// Relays of another shard that are applied here: (source, its sequence).
+    pub relayed: Vec<(ShardId, Seq)>,
+    /// Sessions that got credit back, with the workers that wait for it.
+    pub credited: Vec<WaitingWorkers>,
+    /// Inboxes that got a message while nobody is attached.
+    pub unattended: Vec<Address>,
+    pub counts: Counts,
+}
+
+impl<A> Default for Out<A> {
+    fn default() -> Self {
+        Self {
+            answers: Vec::new(),
+            hand_outs: Vec::new(),
+            loads: Vec::new(),
+            relays: Vec::new(),
+            relayed: Vec::new(),
+            credited: Vec::new(),
+            unattended: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+}
+
+/// What follows a commit.
+#[derive(Debug)]
+pub enum After<A> {
+    /// A message was enqueued.
+    Enqueued { seq: Seq, answer: Option<A> },
+    /// A duplicate came while the first one's commit was under way.
+    Duplicate { seq: Seq, answer: Option<A> },
+    /// A message was settled, with its receipt in the same commit.
+    Settled { seq: Seq, keep: Keep, answer: Option<A> },
+    /// A second acknowledgement came while the first one's commit was under way.
+    SettledToo { answer: Option<A> },
+    /// All copies that shard `source` relayed under a sequence are in.
+    Relayed { source: ShardId, seq: Seq },
+    /// A dead letter was replayed.
+    Replayed { seq: Seq, answer: Option<A> },
+}
+
+/// A list that many stored messages share.
+pub type Targets = Arc<[Address]>;

@@ -1,0 +1,105 @@
+//! The start of a shard from what the store holds of it.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use super::{
+    config::Limits,
+    credit::WorkerMark,
+    message::{Message, State},
+    queue::QueueKind,
+    state::{ShardState, Timer},
+};
+use crate::{
+    frame::{
+        Seq,
+        record::{Keep, ShardImage, StoredMessage},
+    },
+    time::Timestamp,
+};
+
+impl<A> ShardState<A> {
+    /// The shard as its image says, under a new claim. Messages wait in their lanes in order of sequence, fan-outs that were not
+    /// marked done go out again, and everything may have been delivered before.
+    pub fn recover(epoch: u64, image: ShardImage, limits: Arc<Limits>, worker: WorkerMark, now: Timestamp) -> Self {
+        let mut shard = Self::new(epoch, limits, worker);
+        shard.cursors = image.cursors.into_iter().collect();
+        shard.receipt_floor = image.receipt_floor;
+        for (settle_no, receipt) in image.receipts {
+            shard.keys.insert((receipt.key, receipt.address), receipt.seq);
+            shard.by_id.insert((receipt.id_hash, receipt.seq));
+            shard.receipts.insert(receipt.seq, receipt);
+            shard.settled_order.push_back((settle_no, receipt.seq));
+        }
+        for stored in &image.messages {
+            shard.recover_message(stored, now);
+        }
+        shard
+    }
+
+    fn recover_message(&mut self, stored: &StoredMessage, now: Timestamp) {
+        let ix = self.open_queue(&stored.queue, QueueKind::of(&stored.queue));
+        let seq = stored.seq;
+        match stored.keep {
+            Keep::Nothing => self.recover_waiting(stored, ix, now),
+            Keep::DeadLetter(until) => {
+                self.recover_kept(stored, ix, until);
+                self.queue_mut(ix).dead_letters.insert(seq);
+            }
+            Keep::History(until) => {
+                self.recover_kept(stored, ix, until);
+                self.queue_mut(ix).history.insert(seq);
+            }
+        }
+    }
+
+    fn recover_kept(&mut self, stored: &StoredMessage, ix: u32, until: Timestamp) {
+        self.messages
+            .insert(stored.seq, Message::recovered(stored, ix, State::Kept));
+        self.timers.push(Reverse((until, Timer::KeptAgesOut(stored.seq))));
+    }
+
+    fn recover_waiting(&mut self, stored: &StoredMessage, ix: u32, now: Timestamp) {
+        let seq: Seq = stored.seq;
+        let (is_fan_out, delayed) = (!stored.targets.is_empty(), stored.not_before > now);
+        let state = match (is_fan_out, delayed) {
+            (true, _) => State::Relaying { shards_left: 0 },
+            (false, true) => State::Delayed,
+            (false, false) => State::Ready,
+        };
+        let message = Message::recovered(stored, ix, state);
+        let queue = self.queue_mut(ix);
+        queue.messages += 1;
+        queue.bytes += message.weight();
+        match state {
+            State::Ready => queue.push(stored.priority, seq),
+            State::Delayed => self.timers.push(Reverse((stored.not_before, Timer::BackoffEnds(seq)))),
+            _ => self.outbox.push_back(seq),
+        }
+        if !stored.expires_at.is_never() {
+            self.timers.push(Reverse((stored.expires_at, Timer::Expire(seq))));
+        }
+        self.keys.insert((stored.key, stored.queue.hash64()), seq);
+        self.by_id.insert((stored.id_hash, seq));
+        self.messages.insert(seq, message);
+    }
+
+    /// Removes a queue with everything in it: its agent, group or durable session is gone.
+    pub fn handle_remove_queue(&mut self, address: &crate::frame::Address, now: Timestamp, out: &mut super::Out<A>) {
+        let Some(ix) = self.find_queue(address.hash64(), address.as_str()) else {
+            return;
+        };
+        self.purge_queue(ix, now, out);
+        let queue = self.queue_mut(ix);
+        if queue.kind == QueueKind::DurableSession {
+            // No longer held by its kind; it goes once its settles are committed.
+            queue.kind = QueueKind::Ephemeral;
+        }
+        self.forget_idle_queue(ix);
+    }
+
+    /// Makes a durable session's queue, so that copies for it are kept while the session is away.
+    pub fn handle_open_durable(&mut self, address: &crate::frame::Address) {
+        let ix = self.open_queue(address, QueueKind::DurableSession);
+        self.queue_mut(ix).kind = QueueKind::DurableSession;
+    }
+}

@@ -1,0 +1,179 @@
+//! Fan-out across shards: the outbox of the source and the cursor of the target.
+//!
+//! The source commits the message with its targets, relays in order of sequence and settles once every shard has applied its
+//! copies. The target applies copies under a cursor (source, sequence), so that a repeat after a crash changes nothing.
+
+use super::{
+    hand_out::READ_AHEAD,
+    message::State,
+    output::{After, Out, Relay, Targets},
+    queue::QueueKind,
+    settle::RejectedCopy,
+    state::{Publish, Route, ShardState},
+};
+use crate::{
+    frame::{
+        Address, Frame, Qos, Seq, ShardId,
+        record::{IdHash, MessageKey, Op, Reason, Status},
+    },
+    time::Timestamp,
+};
+
+/// Most fan-outs whose copies one shard has under way at once; the next ones wait in its outbox.
+const RELAYS_MAX: usize = 256;
+
+/// Copies that arrive at a target shard.
+#[derive(Clone, Debug)]
+pub struct Copies {
+    pub source: ShardId,
+    /// `None` at QoS 0.
+    pub seq: Option<Seq>,
+    pub frame: Frame,
+    pub key: MessageKey,
+    pub id_hash: IdHash,
+    pub targets: Vec<Address>,
+}
+
+impl<A> ShardState<A> {
+    pub(super) fn relay_at_once(&self, frame: &Frame, targets: &Targets, out: &mut Out<A>) {
+        for (to, targets) in by_shard(targets) {
+            out.relays.push(Relay {
+                seq: None,
+                to,
+                frame: frame.clone(),
+                targets,
+            });
+        }
+    }
+
+    /// Relays what waits in the outbox, oldest first, a bounded number at once.
+    pub(super) fn pump_outbox(&mut self, now: Timestamp, out: &mut Out<A>) {
+        while self.relaying < RELAYS_MAX {
+            let Some(seq) = self.outbox.front().copied() else {
+                return;
+            };
+            let Some(message) = self.messages.get_mut(&seq) else {
+                self.outbox.pop_front();
+                continue;
+            };
+            // The store has the body; the copies carry their own reference to it.
+            let Some(frame) = message.frame.take() else {
+                let ahead: Vec<Seq> = self.outbox.iter().copied().take(READ_AHEAD).collect();
+                ahead.into_iter().for_each(|seq| self.load(seq, out));
+                return;
+            };
+            let shards = by_shard(message.targets.as_deref().unwrap_or_default());
+            message.state = State::Relaying {
+                shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
+            };
+            self.outbox.pop_front();
+            if shards.is_empty() {
+                self.settle(seq, Status::Rejected, Reason::NobodyThere, None, now, out);
+                continue;
+            }
+            self.relaying += 1;
+            for (to, targets) in shards {
+                out.relays.push(Relay {
+                    seq: Some(seq),
+                    to,
+                    frame: (*frame).clone(),
+                    targets,
+                });
+            }
+        }
+    }
+
+    /// Copies from another shard (or this one).
+    pub fn handle_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>) {
+        if let Some(seq) = copies.seq {
+            let applied = self.cursors.entry(copies.source).or_default();
+            if *applied >= seq {
+                self.after.push(After::Relayed {
+                    source: copies.source,
+                    seq,
+                });
+                return;
+            }
+            *applied = seq;
+        }
+        let ops_before = self.ops.len();
+        for target in &copies.targets {
+            self.take_copy(&copies, target, now, out);
+        }
+        if let Some(seq) = copies.seq {
+            if self.ops.len() > ops_before {
+                self.ops.push(Op::Cursor {
+                    source: copies.source,
+                    upto: seq,
+                });
+            }
+            self.after.push(After::Relayed {
+                source: copies.source,
+                seq,
+            });
+        }
+    }
+
+    fn take_copy(&mut self, copies: &Copies, target: &Address, now: Timestamp, out: &mut Out<A>) {
+        let rejected = |reason| RejectedCopy {
+            key: copies.key,
+            id_hash: copies.id_hash,
+            address: target.clone(),
+            reason,
+        };
+        let is_durable = copies.frame.envelope.qos() != Qos::AtMostOnce;
+        let found = self.find_queue(target.hash64(), target.as_str());
+        let is_session = QueueKind::of(target) == QueueKind::DurableSession;
+        match found {
+            None if is_session && is_durable => return self.reject_copy(&rejected(Reason::Removed), now, out),
+            Some(ix) if is_durable && self.full(ix, copies.frame.encoded_len()).is_some() => {
+                let known = self.keys.contains_key(&(copies.key, target.hash64()));
+                if !known {
+                    self.reject_copy(&rejected(Reason::QueueFull), now, out);
+                }
+                return;
+            }
+            _ => {}
+        }
+        let publish = Publish {
+            frame: copies.frame.clone(),
+            key: copies.key,
+            id_hash: copies.id_hash,
+            route: Route::Copy { queue: target.clone() },
+            answer: None,
+        };
+        self.handle_publish(publish, now, out);
+    }
+
+    /// A target shard has applied its copies of a fan-out.
+    pub fn handle_relay_done(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        let State::Relaying { shards_left } = &mut message.state else {
+            return;
+        };
+        *shards_left = shards_left.saturating_sub(1);
+        if *shards_left == 0 {
+            self.relaying = self.relaying.saturating_sub(1);
+            self.settle(seq, Status::Delivered, Reason::None, None, now, out);
+        }
+    }
+}
+
+/// Targets gathered by their home shard, in order of shard.
+fn by_shard(targets: &[Address]) -> Vec<(ShardId, Vec<Address>)> {
+    let mut sorted: Vec<_> = targets
+        .iter()
+        .map(|target| (target.home_shard(), target.clone()))
+        .collect();
+    sorted.sort_by_key(|(shard, _)| *shard);
+    let mut gathered: Vec<(ShardId, Vec<Address>)> = Vec::new();
+    for (shard, target) in sorted {
+        match gathered.last_mut() {
+            Some((last, targets)) if *last == shard => targets.push(target),
+            _ => gathered.push((shard, vec![target])),
+        }
+    }
+    gathered
+}

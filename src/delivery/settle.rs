@@ -1,0 +1,398 @@
+//! The way out of a shard: acknowledgements, refusals, expiry, dead letters, receipts and what ages out.
+
+use std::cmp::Reverse;
+
+use super::{
+    message::{Lease, Message, State, Stored},
+    output::{After, Out, Verdict},
+    queue::{QueueIx, QueueKind},
+    state::{ShardState, Timer},
+};
+use crate::{
+    frame::{
+        Address, AgentId, Seq,
+        record::{IdHash, Keep, MessageKey, Op, Reason, Receipt, SettleNo, Status},
+    },
+    time::Timestamp,
+};
+
+/// How a receiver refuses a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nack {
+    /// Hand it out again after this long, or after the usual back-off.
+    Retry(Option<std::time::Duration>),
+    /// Hand it out again at once; the attempt does not count.
+    Release,
+    /// Not again.
+    DeadLetter,
+}
+
+impl<A> ShardState<A> {
+    /// A receiver acknowledges. Answered once the settle is committed.
+    pub fn handle_ack(
+        &mut self,
+        seq: Seq,
+        lease: Lease,
+        agent: &AgentId,
+        answer: Option<A>,
+        now: Timestamp,
+        out: &mut Out<A>,
+    ) {
+        match self.holding(seq, lease, agent) {
+            Holding::Leased => {
+                out.counts.acknowledged += 1;
+                self.settle(seq, Status::Delivered, Reason::None, answer, now, out);
+            }
+            Holding::Settling => self.after.push(After::SettledToo { answer }),
+            Holding::Stale => out.answers.extend(answer.map(|answer| (answer, Verdict::Stale))),
+        }
+    }
+
+    /// A receiver refuses. A retry is answered at once (nothing is lost if its record is), a dead letter once it is committed.
+    pub fn handle_nack(
+        &mut self,
+        seq: Seq,
+        lease: Lease,
+        agent: &AgentId,
+        nack: Nack,
+        answer: Option<A>,
+        now: Timestamp,
+        out: &mut Out<A>,
+    ) {
+        match (self.holding(seq, lease, agent), nack) {
+            (Holding::Leased, Nack::DeadLetter) => {
+                self.settle(seq, Status::DeadLettered, Reason::Refused, answer, now, out);
+            }
+            (Holding::Leased, Nack::Release) => {
+                self.release(seq, out);
+                out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
+            }
+            (Holding::Leased, Nack::Retry(after)) => {
+                let attempts = self.messages.get(&seq).map_or(1, |message| message.attempts);
+                let wait = after.unwrap_or_else(|| self.limits.backoff(attempts));
+                self.end_attempt(seq, Some(wait), now, out);
+                out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
+            }
+            (Holding::Settling | Holding::Stale, _) => {
+                out.answers.extend(answer.map(|answer| (answer, Verdict::Stale)));
+            }
+        }
+    }
+
+    fn holding(&self, seq: Seq, lease: Lease, agent: &AgentId) -> Holding {
+        let Some(message) = self.messages.get(&seq) else {
+            return Holding::Stale;
+        };
+        match message.state {
+            State::Settling { lease: held } if held == lease => Holding::Settling,
+            State::Leased { consumer, lease: held } if held == lease => {
+                let consumers = &self.queue(message.queue).consumers;
+                let is_holder = consumers
+                    .iter()
+                    .any(|known| known.id == consumer && known.agent == *agent);
+                if is_holder { Holding::Leased } else { Holding::Stale }
+            }
+            _ => Holding::Stale,
+        }
+    }
+
+    /// Gives a hand-out's credit back.
+    fn end_lease(&mut self, seq: Seq, out: &mut Out<A>) {
+        let Some(message) = self.messages.get(&seq) else { return };
+        let State::Leased { consumer, .. } = message.state else {
+            return;
+        };
+        let (ix, weight) = (message.queue, message.weight());
+        let queue = self.queue_mut(ix);
+        queue.leased.remove(&seq);
+        if let Some(consumer) = queue.consumers.iter().find(|known| known.id == consumer) {
+            let waiting = consumer.credit.give_back(1, weight);
+            if !waiting.is_empty() {
+                out.credited.push(waiting);
+            }
+        }
+        self.mark_dirty(ix);
+    }
+
+    /// An attempt failed: the message waits and comes again, or it had its last chance.
+    pub(super) fn end_attempt(
+        &mut self,
+        seq: Seq,
+        wait: Option<std::time::Duration>,
+        now: Timestamp,
+        out: &mut Out<A>,
+    ) {
+        self.end_lease(seq, out);
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        if message.attempts >= self.limits.max_deliver {
+            return self.settle(seq, Status::DeadLettered, Reason::MaxDeliver, None, now, out);
+        }
+        let not_before = wait.map_or(Timestamp::NEVER, |wait| now + wait);
+        if message.stored == Stored::Yes {
+            self.ops.push(Op::Attempt {
+                seq,
+                attempts: message.attempts,
+                not_before,
+            });
+        }
+        if not_before <= now {
+            self.return_to_lane(seq);
+        } else {
+            message.state = State::Delayed;
+            self.timers.push(Reverse((not_before, Timer::BackoffEnds(seq))));
+        }
+    }
+
+    fn release(&mut self, seq: Seq, out: &mut Out<A>) {
+        self.end_lease(seq, out);
+        if let Some(message) = self.messages.get_mut(&seq) {
+            message.attempts = message.attempts.saturating_sub(1);
+        }
+        self.return_to_lane(seq);
+    }
+
+    pub(super) fn return_to_lane(&mut self, seq: Seq) {
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.state = State::Ready;
+        let (ix, priority) = (message.queue, message.priority);
+        self.queue_mut(ix).push_returned(priority, seq);
+        self.mark_dirty(ix);
+    }
+
+    pub(super) fn expire(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
+        self.settle(seq, Status::Expired, Reason::None, None, now, out);
+    }
+
+    pub(super) fn reject_damaged(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
+        self.outbox.retain(|waiting| *waiting != seq);
+        self.settle(seq, Status::Rejected, Reason::Damaged, None, now, out);
+    }
+
+    /// Ends a message: the receipt goes into the commit, and only after it is the message gone.
+    pub(super) fn settle(
+        &mut self,
+        seq: Seq,
+        status: Status,
+        reason: Reason,
+        answer: Option<A>,
+        now: Timestamp,
+        out: &mut Out<A>,
+    ) {
+        let lease = match self.messages.get(&seq).map(|message| message.state) {
+            None | Some(State::Settling { .. } | State::Kept) => {
+                out.answers.extend(answer.map(|answer| (answer, Verdict::Stale)));
+                return;
+            }
+            Some(State::Leased { lease, .. }) => {
+                self.end_lease(seq, out);
+                lease
+            }
+            Some(_) => Lease::default(),
+        };
+        match status {
+            Status::Expired => out.counts.expired += 1,
+            Status::DeadLettered => out.counts.dead_lettered += 1,
+            Status::Rejected => out.counts.rejected += 1,
+            Status::Delivered | Status::Queued | Status::Sent => {}
+        }
+        let keep = self.keep_of(seq, status, now);
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.state = State::Settling { lease };
+        let receipt = message.receipt(seq, status, reason, now);
+        let (ix, weight, stored) = (message.queue, message.weight(), message.stored);
+        let queue = self.queue_mut(ix);
+        queue.messages -= 1;
+        queue.bytes -= weight;
+        let settle_no = self.next_settle;
+        self.next_settle = settle_no.next();
+        match stored {
+            Stored::Yes => {
+                self.ops.push(Op::Settle {
+                    settle_no,
+                    receipt,
+                    keep,
+                });
+                self.insert_receipt(settle_no, receipt);
+                self.after.push(After::Settled { seq, keep, answer });
+            }
+            Stored::InMemory => {
+                self.insert_receipt(settle_no, receipt);
+                self.drop_settled(seq, Keep::Nothing, out);
+                out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
+            }
+        }
+    }
+
+    fn keep_of(&self, seq: Seq, status: Status, now: Timestamp) -> Keep {
+        let Some(message) = self.messages.get(&seq) else {
+            return Keep::Nothing;
+        };
+        let queue = self.queue(message.queue);
+        let history_until = message.accepted_at + queue.retention;
+        match (status, queue.kind) {
+            (_, QueueKind::Ephemeral) => Keep::Nothing,
+            (Status::DeadLettered, _) => Keep::DeadLetter(self.limits.dead_letter_until(now)),
+            _ if !queue.retention.is_zero() && history_until > now => Keep::History(history_until),
+            _ => Keep::Nothing,
+        }
+    }
+
+    fn insert_receipt(&mut self, settle_no: SettleNo, receipt: Receipt) {
+        self.receipts.insert(receipt.seq, receipt);
+        self.settled_order.push_back((settle_no, receipt.seq));
+    }
+
+    /// A commit is done: what followed from it happens now, in order.
+    pub fn handle_committed(&mut self, after: Vec<After<A>>, now: Timestamp, out: &mut Out<A>, gate: &super::Gate<'_>) {
+        for item in &after {
+            if let After::Enqueued { seq, .. } = item {
+                self.enter_lane(*seq, out);
+            }
+        }
+        self.pump(now, out, gate);
+        for item in after {
+            match item {
+                After::Enqueued { seq, answer } => self.answer_accepted(seq, answer, out),
+                After::Duplicate { seq, answer } => self.answer_known(seq, answer, out),
+                After::Settled { seq, keep, answer } => {
+                    self.drop_settled(seq, keep, out);
+                    out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
+                }
+                After::SettledToo { answer } => {
+                    out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
+                }
+                After::Relayed { source, seq } => out.relayed.push((source, seq)),
+                After::Replayed { seq, answer } => {
+                    self.enter_lane(seq, out);
+                    out.answers
+                        .extend(answer.map(|answer| (answer, Verdict::Replayed { seq })));
+                }
+            }
+        }
+        self.pump(now, out, gate);
+    }
+
+    /// A commit failed: what it would have changed is undone here, and the callers learn it. What the store really holds shows
+    /// at the next start; until then a failed store takes no writes.
+    pub fn handle_failed(&mut self, after: Vec<After<A>>, out: &mut Out<A>) {
+        for item in after {
+            let answer = match item {
+                After::Enqueued { seq, answer } | After::Replayed { seq, answer } => {
+                    self.undo_enqueue(seq);
+                    answer
+                }
+                After::Settled { seq, answer, .. } => {
+                    self.undo_settle(seq);
+                    answer
+                }
+                After::Duplicate { answer, .. } | After::SettledToo { answer } => answer,
+                After::Relayed { .. } => None,
+            };
+            out.answers.extend(answer.map(|answer| (answer, Verdict::Failed)));
+        }
+    }
+
+    fn undo_enqueue(&mut self, seq: Seq) {
+        let Some(message) = self.messages.remove(&seq) else {
+            return;
+        };
+        self.keys.remove(&(message.key, message.address));
+        self.by_id.remove(&(message.id_hash, seq));
+        let queue = self.queue_mut(message.queue);
+        queue.messages = queue.messages.saturating_sub(1);
+        queue.bytes = queue.bytes.saturating_sub(message.weight());
+        self.forget_idle_queue(message.queue);
+    }
+
+    /// The message is neither settled nor handed out again: that would risk a second delivery (G7).
+    fn undo_settle(&mut self, seq: Seq) {
+        self.receipts.remove(&seq);
+        self.settled_order.retain(|(_, settled)| *settled != seq);
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.state = State::Parked;
+        let (ix, weight) = (message.queue, message.weight());
+        let queue = self.queue_mut(ix);
+        queue.messages += 1;
+        queue.bytes += weight;
+    }
+
+    /// The settle is committed: the message leaves, or stays as what its keep says.
+    fn drop_settled(&mut self, seq: Seq, keep: Keep, out: &mut Out<A>) {
+        let Some(ix) = self.messages.get(&seq).map(|message| message.queue) else {
+            return;
+        };
+        match keep {
+            Keep::Nothing => {
+                self.messages.remove(&seq);
+            }
+            Keep::DeadLetter(_) | Keep::History(_) => self.keep(seq, keep, out),
+        }
+        self.mark_dirty(ix);
+    }
+
+    /// A copy that its queue has no room for, or whose queue is gone: a receipt says so, and nothing else is kept of it.
+    pub(super) fn reject_copy(&mut self, copy: &RejectedCopy, now: Timestamp, out: &mut Out<A>) {
+        out.counts.rejected += 1;
+        let seq = self.next_seq;
+        self.next_seq = seq.next();
+        let settle_no = self.next_settle;
+        self.next_settle = settle_no.next();
+        let receipt = Receipt {
+            key: copy.key,
+            address: copy.address.hash64(),
+            id_hash: copy.id_hash,
+            seq,
+            status: Status::Rejected,
+            reason: copy.reason,
+            attempts: 0,
+            recipients: 1,
+            accepted_at: now,
+            sent_at: Timestamp::NEVER,
+            settled_at: now,
+        };
+        self.keys.insert((copy.key, receipt.address), seq);
+        self.by_id.insert((copy.id_hash, seq));
+        self.ops.push(Op::Settle {
+            settle_no,
+            receipt,
+            keep: Keep::Nothing,
+        });
+        self.insert_receipt(settle_no, receipt);
+    }
+
+    /// Ends every message of a queue: its agent, group or session is gone.
+    pub(super) fn purge_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>) {
+        if self.queue(ix).messages > 0 {
+            let of_queue = |(seq, message): (&Seq, &Message)| (message.queue == ix).then_some(*seq);
+            let mut seqs: Vec<Seq> = self.messages.iter().filter_map(of_queue).collect();
+            seqs.sort_unstable();
+            for seq in seqs {
+                self.settle(seq, Status::Rejected, Reason::Removed, None, now, out);
+            }
+        }
+        let queue = self.queue(ix);
+        let kept: Vec<Seq> = queue.dead_letters.iter().chain(&queue.history).copied().collect();
+        kept.into_iter().for_each(|seq| self.forget_kept(seq));
+    }
+}
+
+pub(super) struct RejectedCopy {
+    pub key: MessageKey,
+    pub id_hash: IdHash,
+    pub address: Address,
+    pub reason: Reason,
+}
+
+enum Holding {
+    Leased,
+    Settling,
+    Stale,
+}

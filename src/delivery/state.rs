@@ -1,0 +1,486 @@
+//! The state of one shard: its queues, its messages, its receipts, and how a message enters.
+//!
+//! A pure machine: every call takes `now`; operations for the store gather inside until [`ShardState::take_commit`], and everything
+//! that the world sees goes to an [`Out`]. `hand_out.rs` has the way to sessions, `settle.rs` the way out, `recover.rs` the start.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use hashbrown::{HashMap, HashTable};
+
+use super::{
+    config::Limits,
+    credit::WorkerMark,
+    message::{Lease, Message, State, Stored},
+    output::{Acceptance, After, HandOut, Out, Targets, Verdict},
+    queue::{Queue, QueueIx, QueueKind},
+};
+use crate::{
+    frame::{
+        Address, Frame, Qos, Seq, ShardId,
+        record::{Enqueue, IdHash, MessageKey, Op, Receipt, SettleNo, Status},
+    },
+    time::Timestamp,
+};
+
+/// A message at the door of its shard.
+#[derive(Debug)]
+pub struct Publish<A> {
+    pub frame: Frame,
+    pub key: MessageKey,
+    pub id_hash: IdHash,
+    pub route: Route,
+    /// Who wants to know; `None`: nobody.
+    pub answer: Option<A>,
+}
+
+/// Where in its shard a message goes.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// To the queue that its own envelope names.
+    Envelope {
+        hash: u64,
+        kind: QueueKind,
+        retention: Duration,
+    },
+    /// To another queue: a copy of a fan-out.
+    Copy { queue: Address },
+    /// To many queues, by way of this shard's outbox.
+    FanOut {
+        hash: u64,
+        targets: Targets,
+        retention: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Expire(Seq),
+    BackoffEnds(Seq),
+    VisibilityEnds(Seq, Lease),
+    KeptAgesOut(Seq),
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct ShardState<A> {
+    pub(super) limits: Arc<Limits>,
+    pub(super) worker: WorkerMark,
+    pub(super) queues: Vec<Option<Queue>>,
+    pub(super) free_queues: Vec<QueueIx>,
+    pub(super) by_address: HashTable<QueueIx>,
+    pub(super) messages: HashMap<Seq, Message>,
+    /// (message key, address) to the newest message or receipt.
+    pub(super) keys: HashMap<(MessageKey, u64), Seq>,
+    pub(super) by_id: BTreeSet<(IdHash, Seq)>,
+    /// Settled ones, by sequence.
+    pub(super) receipts: HashMap<Seq, Receipt>,
+    pub(super) settled_order: VecDeque<(SettleNo, Seq)>,
+    pub(super) receipt_floor: SettleNo,
+    /// Receipts evicted since the store was told.
+    pub(super) floor_pending: usize,
+    pub(super) cursors: HashMap<ShardId, Seq>,
+    /// Fan-outs that are not relayed yet, oldest first, and how many are under way.
+    pub(super) outbox: VecDeque<Seq>,
+    pub(super) relaying: usize,
+    pub(super) timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
+    pub(super) next_seq: Seq,
+    pub(super) next_settle: SettleNo,
+    pub(super) next_lease: u64,
+    pub(super) ops: Vec<Op>,
+    pub(super) after: Vec<After<A>>,
+    /// Queues that may have something to hand out.
+    pub(super) dirty: Vec<QueueIx>,
+}
+
+impl<A> ShardState<A> {
+    /// An empty shard under the claim with this epoch.
+    pub fn new(epoch: u64, limits: Arc<Limits>, worker: WorkerMark) -> Self {
+        Self {
+            limits,
+            worker,
+            queues: Vec::new(),
+            free_queues: Vec::new(),
+            by_address: HashTable::new(),
+            messages: HashMap::new(),
+            keys: HashMap::new(),
+            by_id: BTreeSet::new(),
+            receipts: HashMap::new(),
+            settled_order: VecDeque::new(),
+            receipt_floor: SettleNo::default(),
+            floor_pending: 0,
+            cursors: HashMap::new(),
+            outbox: VecDeque::new(),
+            relaying: 0,
+            timers: BinaryHeap::new(),
+            next_seq: Seq::first_of(epoch),
+            next_settle: SettleNo::first_of(epoch),
+            next_lease: Seq::first_of(epoch).raw(),
+            ops: Vec::new(),
+            after: Vec::new(),
+            dirty: Vec::new(),
+        }
+    }
+
+    /// The operations since the last call, and what follows once they are committed.
+    pub fn take_commit(&mut self) -> (Vec<Op>, Vec<After<A>>) {
+        (std::mem::take(&mut self.ops), std::mem::take(&mut self.after))
+    }
+
+    /// True where [`ShardState::take_commit`] has something.
+    pub fn has_commit(&self) -> bool {
+        !self.ops.is_empty() || !self.after.is_empty()
+    }
+
+    /// Takes a message in. QoS 0 is passed on at once or dropped; others become operations and are answered after the commit.
+    pub fn handle_publish(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>) {
+        match (&publish.route, publish.frame.envelope.qos()) {
+            (Route::FanOut { targets, .. }, Qos::AtMostOnce) => {
+                let recipients = count(targets.len());
+                self.relay_at_once(&publish.frame, targets, out);
+                let status = (recipients > 0).then_some(Status::Sent);
+                let acceptance = Acceptance {
+                    recipients,
+                    attended: recipients > 0,
+                    ..acceptance(status)
+                };
+                out.answers
+                    .extend(publish.answer.map(|answer| (answer, Verdict::Accepted(acceptance))));
+            }
+            (_, Qos::AtMostOnce) => self.pass_on(publish, out),
+            (_, Qos::AtLeastOnce | Qos::ExactlyOnce) => self.take_in(publish, now, out),
+        }
+    }
+
+    fn take_in(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>) {
+        let Some(queue_ix) = self.queue_of(&publish) else {
+            out.answers
+                .extend(publish.answer.map(|answer| (answer, Verdict::Unknown)));
+            return;
+        };
+        let address = self.queue(queue_ix).address.hash64();
+        if let Some(seq) = self.keys.get(&(publish.key, address)).copied() {
+            return self.answer_duplicate(seq, publish.answer, out);
+        }
+        if let Some(bound) = self.full(queue_ix, publish.frame.encoded_len()) {
+            out.counts.refused_full += 1;
+            out.answers
+                .extend(publish.answer.map(|answer| (answer, Verdict::QueueFull { bound })));
+            return self.forget_idle_queue(queue_ix);
+        }
+        let seq = self.next_seq;
+        self.next_seq = seq.next();
+        out.counts.accepted += 1;
+        let message = self.new_message(&publish, queue_ix, address);
+        let (stored, expires_at) = (message.stored, message.expires_at);
+        let queue = self.queue_mut(queue_ix);
+        queue.messages += 1;
+        queue.bytes += message.weight();
+        let queue_address = queue.address.clone();
+        self.keys.insert((publish.key, address), seq);
+        self.by_id.insert((publish.id_hash, seq));
+        let targets: Targets = message.targets.clone().unwrap_or_else(|| Arc::from([]));
+        self.messages.insert(seq, message);
+        if !expires_at.is_never() {
+            self.timers.push(Reverse((expires_at, Timer::Expire(seq))));
+        }
+        match stored {
+            Stored::Yes => {
+                let (key, id_hash, frame) = (publish.key, publish.id_hash, publish.frame);
+                self.ops.push(Op::Enqueue(Enqueue {
+                    seq,
+                    queue: queue_address,
+                    key,
+                    id_hash,
+                    frame,
+                    targets,
+                }));
+                self.after.push(After::Enqueued {
+                    seq,
+                    answer: publish.answer,
+                });
+            }
+            Stored::InMemory => {
+                self.enter_lane(seq, out);
+                self.pump(now, out, &|_, _| true);
+                self.answer_accepted(seq, publish.answer, out);
+            }
+        }
+    }
+
+    fn new_message(&self, publish: &Publish<A>, queue: QueueIx, address: u64) -> Message {
+        let (envelope, stamp) = (&publish.frame.envelope, &publish.frame.stamp);
+        let targets = match &publish.route {
+            Route::FanOut { targets, .. } => Some(targets.clone()),
+            Route::Envelope { .. } | Route::Copy { .. } => None,
+        };
+        let ephemeral = self.queue(queue).kind == QueueKind::Ephemeral;
+        Message {
+            queue,
+            key: publish.key,
+            address,
+            id_hash: publish.id_hash,
+            priority: envelope.priority(),
+            stored: if ephemeral { Stored::InMemory } else { Stored::Yes },
+            state: State::Committing,
+            loading: false,
+            redelivered: false,
+            attempts: 0,
+            bytes: count(publish.frame.encoded_len()),
+            accepted_at: stamp.accepted_at,
+            expires_at: stamp.expires_at,
+            sent_at: Timestamp::NEVER,
+            frame: Some(Box::new(publish.frame.clone())),
+            targets,
+        }
+    }
+
+    /// Which bound a further message of that size would pass.
+    pub(super) fn full(&self, queue: QueueIx, bytes: usize) -> Option<&'static str> {
+        let queue = self.queue(queue);
+        let (messages_max, bytes_max, names) = match queue.kind {
+            QueueKind::Ephemeral | QueueKind::DurableSession => (
+                self.limits.session_messages_max,
+                self.limits.session_bytes_max,
+                ["session_messages_max", "session_bytes_max"],
+            ),
+            QueueKind::Inbox | QueueKind::OneOf(_) | QueueKind::FanOut => (
+                self.limits.inbox_messages_max,
+                self.limits.inbox_bytes_max,
+                ["inbox_messages_max", "inbox_bytes_max"],
+            ),
+        };
+        match () {
+            () if queue.messages >= messages_max => Some(names[0]),
+            () if queue.bytes + bytes as u64 > bytes_max => Some(names[1]),
+            () => None,
+        }
+    }
+
+    fn answer_duplicate(&mut self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
+        out.counts.duplicates += 1;
+        match self.messages.get(&seq).map(|message| message.state) {
+            Some(State::Committing) => self.after.push(After::Duplicate { seq, answer }),
+            _ => self.answer_known(seq, answer, out),
+        }
+    }
+
+    /// Answers a duplicate with the first one's receipt.
+    pub(super) fn answer_known(&self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
+        let Some(answer) = answer else { return };
+        let verdict = match (self.messages.get(&seq), self.receipts.get(&seq)) {
+            (_, Some(receipt)) => Verdict::Accepted(Acceptance {
+                seq: Some(seq),
+                status: Some(receipt.status),
+                duplicate: true,
+                recipients: receipt.recipients,
+                consumer: None,
+                attended: false,
+            }),
+            (Some(_), None) => Verdict::Accepted(Acceptance {
+                duplicate: true,
+                ..self.acceptance_of(seq).expect("it is held")
+            }),
+            (None, None) => Verdict::Unknown,
+        };
+        out.answers.push((answer, verdict));
+    }
+
+    pub(super) fn answer_accepted(&self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
+        let Some(answer) = answer else { return };
+        let settled = self.receipts.get(&seq).map(|receipt| Acceptance {
+            seq: Some(seq),
+            recipients: receipt.recipients,
+            ..acceptance(Some(receipt.status))
+        });
+        let verdict = settled
+            .or_else(|| self.acceptance_of(seq))
+            .map_or(Verdict::Unknown, Verdict::Accepted);
+        out.answers.push((answer, verdict));
+    }
+
+    fn acceptance_of(&self, seq: Seq) -> Option<Acceptance> {
+        let message = self.messages.get(&seq)?;
+        let consumer = match message.state {
+            State::Leased { consumer, .. } => Some(consumer),
+            _ => None,
+        };
+        Some(Acceptance {
+            seq: Some(seq),
+            recipients: message.recipients(),
+            consumer,
+            attended: !self.queue(message.queue).consumers.is_empty() || message.targets.is_some(),
+            ..acceptance(Some(message.status()))
+        })
+    }
+
+    // --- queues ----------------------------------------------------------------------------------------------------
+
+    /// The queue that a message goes to, made where that is due. `None`: a session's queue that is not there (any more).
+    fn queue_of(&mut self, publish: &Publish<A>) -> Option<QueueIx> {
+        let (hash, text, kind) = match &publish.route {
+            Route::Copy { queue } => (queue.hash64(), queue.as_str(), QueueKind::of(queue)),
+            Route::Envelope { hash, kind, .. } => (*hash, publish.frame.envelope.to(), *kind),
+            Route::FanOut { hash, .. } => (*hash, publish.frame.envelope.to(), QueueKind::FanOut),
+        };
+        let is_session = matches!(kind, QueueKind::Ephemeral | QueueKind::DurableSession);
+        let ix = match self.find_queue(hash, text) {
+            Some(found) => found,
+            None if is_session => return None,
+            None => self.open_queue(&Address::from_trusted(text), kind),
+        };
+        let queue = self.queue_mut(ix);
+        match publish.route {
+            Route::Copy { .. } => {}
+            Route::Envelope { retention, .. } | Route::FanOut { retention, .. } => {
+                queue.retention = retention;
+                // A group may have changed its mode, and a restart knows no modes.
+                if !is_session && queue.kind != QueueKind::Inbox {
+                    queue.kind = kind;
+                }
+            }
+        }
+        Some(ix)
+    }
+
+    pub(super) fn find_queue(&self, hash: u64, text: &str) -> Option<QueueIx> {
+        self.by_address
+            .find(hash, |ix| self.queue(*ix).address.as_str() == text)
+            .copied()
+    }
+
+    /// The queue of an address, made where there is none.
+    pub(super) fn open_queue(&mut self, address: &Address, kind: QueueKind) -> QueueIx {
+        if let Some(found) = self.find_queue(address.hash64(), address.as_str()) {
+            return found;
+        }
+        let queue = Queue::new(address.clone(), kind);
+        let ix = match self.free_queues.pop() {
+            Some(free) => {
+                self.queues[free as usize] = Some(queue);
+                free
+            }
+            None => {
+                self.queues.push(Some(queue));
+                count(self.queues.len() - 1)
+            }
+        };
+        let queues = &self.queues;
+        let hash_of = |ix: &QueueIx| queues[*ix as usize].as_ref().map_or(0, |queue| queue.address.hash64());
+        self.by_address.insert_unique(address.hash64(), ix, hash_of);
+        ix
+    }
+
+    pub(super) fn forget_idle_queue(&mut self, ix: QueueIx) {
+        let Some(queue) = self.queues[ix as usize].as_ref().filter(|queue| queue.is_idle()) else {
+            return;
+        };
+        let hash = queue.address.hash64();
+        if let Ok(entry) = self.by_address.find_entry(hash, |other| *other == ix) {
+            entry.remove();
+        }
+        self.queues[ix as usize] = None;
+        self.free_queues.push(ix);
+    }
+
+    pub(super) fn queue(&self, ix: QueueIx) -> &Queue {
+        self.queues[ix as usize]
+            .as_ref()
+            .expect("an index is given out only while its queue is there")
+    }
+
+    pub(super) fn queue_mut(&mut self, ix: QueueIx) -> &mut Queue {
+        self.queues[ix as usize]
+            .as_mut()
+            .expect("an index is given out only while its queue is there")
+    }
+
+    pub(super) fn mark_dirty(&mut self, ix: QueueIx) {
+        if self.dirty.last() != Some(&ix) {
+            self.dirty.push(ix);
+        }
+    }
+
+    /// A message whose commit is done, or that needs none, may now be handed out.
+    pub(super) fn enter_lane(&mut self, seq: Seq, out: &mut Out<A>) {
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        let (ix, priority, is_fan_out) = (message.queue, message.priority, message.targets.is_some());
+        if is_fan_out {
+            message.state = State::Relaying { shards_left: 0 };
+            self.outbox.push_back(seq);
+            return;
+        }
+        message.state = State::Ready;
+        let queue = self.queue_mut(ix);
+        queue.push(priority, seq);
+        if queue.consumers.is_empty() && queue.kind == QueueKind::Inbox {
+            let address = queue.address.clone();
+            if out.unattended.last() != Some(&address) {
+                out.unattended.push(address);
+            }
+        }
+        self.mark_dirty(ix);
+    }
+}
+
+fn acceptance(status: Option<Status>) -> Acceptance {
+    Acceptance {
+        seq: None,
+        status,
+        duplicate: false,
+        recipients: 1,
+        consumer: None,
+        attended: false,
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+impl<A> ShardState<A> {
+    pub(super) fn pass_on(&mut self, publish: Publish<A>, out: &mut Out<A>) {
+        let found = match &publish.route {
+            Route::Envelope { hash, .. } | Route::FanOut { hash, .. } => {
+                self.find_queue(*hash, publish.frame.envelope.to())
+            }
+            Route::Copy { queue } => self.find_queue(queue.hash64(), queue.as_str()),
+        };
+        let wish = super::hand_out::wish_of(&publish.frame);
+        let consumer = found.and_then(|ix| {
+            let queue = self.queues[ix as usize].as_mut()?;
+            let address = queue.address.clone();
+            queue
+                .pick_uncredited(wish, |_| true)
+                .map(|consumer| (consumer.id, address))
+        });
+        let verdict = match consumer {
+            Some((consumer, queue)) => {
+                out.counts.accepted += 1;
+                out.hand_outs.push(HandOut {
+                    consumer,
+                    lease: None,
+                    frame: publish.frame,
+                    queue,
+                });
+                Acceptance {
+                    consumer: Some(consumer),
+                    attended: true,
+                    ..acceptance(Some(Status::Sent))
+                }
+            }
+            None => {
+                out.counts.dropped += 1;
+                acceptance(None)
+            }
+        };
+        out.answers
+            .extend(publish.answer.map(|answer| (answer, Verdict::Accepted(verdict))));
+    }
+}
