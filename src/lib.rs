@@ -14,4 +14,6 @@ pub mod frame;
 pub mod node;
 #[cfg(feature = "server")]
 pub mod router;
+#[cfg(feature = "server")]
+pub mod store;
 pub mod time;
