@@ -5,6 +5,8 @@
 //! (pure state machines), `router` (the door, the directory, the workers and the ports), `store`
 //! (implementations of a port), `edge` (one adapter per protocol), `client` (what users link) and `node`, which wires them all.
 
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod delivery;
 #[cfg(feature = "server")]
@@ -14,6 +16,8 @@ pub mod frame;
 pub mod node;
 #[cfg(feature = "server")]
 pub mod router;
+#[cfg(feature = "rpc")]
+pub mod rpc;
 #[cfg(feature = "server")]
 pub mod store;
 pub mod time;
