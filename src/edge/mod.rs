@@ -8,3 +8,5 @@ pub mod auth;
 pub mod counters;
 pub mod json;
 pub mod origin;
+pub mod webhook;
+pub mod websocket;
