@@ -176,7 +176,7 @@ const USER_NAMES: [(&str, fn(&str) -> Meaning); 19] = [
     ("LOG_LEVEL", |value| text("log.level", &level(value))),
     ("HTTP_TIMEOUT", |value| seconds("http.request_timeout_ms", value)),
     ("WEBSOCKET_MAX_CONNECTIONS", |value| {
-        text("websocket.connections_max", value)
+        text("websocket.max_connections", value)
     }),
     ("METRICS_ENABLED", |value| text("metrics.enabled", value)),
     ("SHARD_COUNT", |value| text("router.workers", value)),

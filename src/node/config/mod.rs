@@ -26,7 +26,12 @@ use serde_json::Value;
 pub use gather::{Gathered, Inputs, gather};
 pub use listen::Listen;
 
-use crate::{node::telemetry, router};
+use crate::{
+    edge::{http, webhook, websocket},
+    node::telemetry,
+    router,
+    store::embedded,
+};
 
 /// All settings of a node, section by section.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -37,7 +42,10 @@ pub struct Config {
     pub grpc: Grpc,
     pub quic: Quic,
     pub mqtt: Mqtt,
+    pub websocket: Websocket,
+    pub webhook: webhook::Config,
     pub router: router::config::Config,
+    pub store: embedded::Config,
     pub log: telemetry::log::Config,
     pub metrics: telemetry::Config,
 }
@@ -52,6 +60,8 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// True: nothing is written to disk and nothing survives a restart.
     pub memory: bool,
+    /// Bytes of messages held where `memory` is set; above it senders are refused (429).
+    pub memory_bytes_max: u64,
     /// True: listeners may be reachable from other machines although nobody has to prove who they are.
     pub insecure: bool,
     /// How long sessions get to end at shutdown, in milliseconds.
@@ -64,6 +74,7 @@ impl Default for Node {
             id: "node_1".into(),
             data_dir: "./data".into(),
             memory: false,
+            memory_bytes_max: 1024 * 1024 * 1024,
             insecure: false,
             // Container runtimes kill after 10 s to 30 s; this leaves room for the store to close.
             drain_timeout_ms: 5_000,
@@ -120,7 +131,7 @@ macro_rules! listening {
 
 listening!(
     /// HTTP and, on the same listener, WebSocket.
-    Http, Listen::loopback(8000)
+    Http, Listen::loopback(8000), http::Config
 );
 listening!(
     /// gRPC.
@@ -134,6 +145,24 @@ listening!(
     /// MQTT; not in this build yet.
     Mqtt, Listen::Off
 );
+
+/// WebSocket, which shares HTTP's listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Websocket {
+    /// False: `/ws` answers 404.
+    pub enabled: bool,
+    #[serde(flatten)]
+    pub settings: websocket::Config,
+}
+
+impl Default for Websocket {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            settings: websocket::Config::default(),
+        }
+    }
+}
 
 impl Config {
     /// Every setting with its default. The router's settings that stand in another section are left out of its own.

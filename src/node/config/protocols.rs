@@ -32,7 +32,7 @@ use Meaning::{Detail, Is, Listener, Missing, MissingSwitch, Seconds};
 /// Every key below `protocols` that users of this stack know, but for those of custom protocols.
 const KEYS: [(&str, Meaning); 22] = [
     ("websocket.enabled", Is("websocket.enabled")),
-    ("websocket.max_connections", Is("websocket.connections_max")),
+    ("websocket.max_connections", Is("websocket.max_connections")),
     (
         "websocket.heartbeat_interval",
         Seconds("websocket.heartbeat_interval_ms"),
@@ -46,7 +46,7 @@ const KEYS: [(&str, Meaning); 22] = [
     ("websocket.security.key_path", Detail),
     ("http.enabled", Listener("http.listen")),
     ("http.timeout", Seconds("http.request_timeout_ms")),
-    ("http.retry_attempts", Is("webhook.attempts_max")),
+    ("http.retry_attempts", Is("webhook.failures_max")),
     (
         "http.rate_limiting.requests_per_minute",
         Missing("rate limits of HTTP requests"),

@@ -118,9 +118,11 @@ impl fmt::Display for Problem {
 /// True for settings whose values are never shown: not by `config show`, not in errors.
 pub fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
-    ["secret", "password", "token", "private_key"]
-        .iter()
-        .any(|word| name.contains(word))
+    // A file's name is no secret.
+    !name.ends_with("_file")
+        && ["secret", "password", "token", "private_key"]
+            .iter()
+            .any(|word| name.contains(word))
 }
 
 /// A value as errors and `config show` may print it.

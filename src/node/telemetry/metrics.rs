@@ -49,48 +49,124 @@ const fn by_protocol(name: &'static str, kind: Kind, help: &'static str) -> Defi
 }
 
 const fn define(name: &'static str, kind: Kind, label: Option<&'static str>, help: &'static str) -> Definition {
-    Definition { name, kind, label, help }
+    Definition {
+        name,
+        kind,
+        label,
+        help,
+    }
 }
 
 /// Every metric of a node.
 pub const CATALOGUE: &[Definition] = &[
-    define("weft_build_info", Kind::Gauge, Some("version"), "1; the label says which version runs."),
+    define(
+        "weft_build_info",
+        Kind::Gauge,
+        Some("version"),
+        "1; the label says which version runs.",
+    ),
     gauge("weft_ready", "1 while the node takes traffic, else 0."),
     // What the edges see.
     by_protocol("weft_connections", Kind::Gauge, "Connections open now."),
     by_protocol("weft_connections_opened_total", Kind::Counter, "Connections opened."),
-    by_protocol("weft_connections_refused_total", Kind::Counter, "Connections closed at once because a limit was reached."),
-    by_protocol("weft_received_bytes_total", Kind::Counter, "Bytes read from connections."),
+    by_protocol(
+        "weft_connections_refused_total",
+        Kind::Counter,
+        "Connections closed at once because a limit was reached.",
+    ),
+    by_protocol(
+        "weft_received_bytes_total",
+        Kind::Counter,
+        "Bytes read from connections.",
+    ),
     by_protocol("weft_sent_bytes_total", Kind::Counter, "Bytes written to connections."),
-    by_protocol("weft_messages_received_total", Kind::Counter, "Messages that came from agents."),
-    by_protocol("weft_messages_sent_total", Kind::Counter, "Messages that went to agents."),
-    by_protocol("weft_errors_total", Kind::Counter, "Requests or operations answered with an error."),
+    by_protocol(
+        "weft_messages_received_total",
+        Kind::Counter,
+        "Messages that came from agents.",
+    ),
+    by_protocol(
+        "weft_messages_sent_total",
+        Kind::Counter,
+        "Messages that went to agents.",
+    ),
+    by_protocol(
+        "weft_errors_total",
+        Kind::Counter,
+        "Requests or operations answered with an error.",
+    ),
     by_protocol("weft_sessions", Kind::Gauge, "Sessions attached now."),
     // What the router does.
     counter("weft_messages_accepted_total", "Messages taken in."),
     counter("weft_accepted_body_bytes_total", "Bodies of messages taken in."),
-    counter("weft_messages_duplicate_total", "Messages answered with an earlier one's receipt."),
-    counter("weft_messages_refused_total", "Messages refused because a queue was full."),
+    counter(
+        "weft_messages_duplicate_total",
+        "Messages answered with an earlier one's receipt.",
+    ),
+    counter(
+        "weft_messages_refused_total",
+        "Messages refused because a queue was full.",
+    ),
     counter("weft_messages_dropped_total", "QoS 0 messages that nobody took."),
-    counter("weft_messages_acknowledged_total", "Messages that their recipient acknowledged."),
-    counter("weft_messages_expired_total", "Messages that expired before they were delivered."),
-    counter("weft_messages_dead_lettered_total", "Messages given up and kept as dead letters."),
+    counter(
+        "weft_messages_acknowledged_total",
+        "Messages that their recipient acknowledged.",
+    ),
+    counter(
+        "weft_messages_expired_total",
+        "Messages that expired before they were delivered.",
+    ),
+    counter(
+        "weft_messages_dead_lettered_total",
+        "Messages given up and kept as dead letters.",
+    ),
     counter("weft_messages_rejected_total", "Messages that were rejected."),
     counter("weft_deliveries_total", "Deliveries begun."),
-    counter("weft_redeliveries_total", "Deliveries begun of messages that may have been delivered before."),
-    define("weft_delivery_latency_seconds", Kind::Histogram, None, "From acceptance to hand-out."),
-    define("weft_commit_latency_seconds", Kind::Histogram, None, "From handing a commit to the store until it completed."),
+    counter(
+        "weft_redeliveries_total",
+        "Deliveries begun of messages that may have been delivered before.",
+    ),
+    define(
+        "weft_delivery_latency_seconds",
+        Kind::Histogram,
+        None,
+        "From acceptance to hand-out.",
+    ),
+    define(
+        "weft_commit_latency_seconds",
+        Kind::Histogram,
+        None,
+        "From handing a commit to the store until it completed.",
+    ),
     counter("weft_commits_total", "Commits handed to the store."),
-    counter("weft_commits_failed_total", "Commits that failed or whose outcome is unknown."),
+    counter(
+        "weft_commits_failed_total",
+        "Commits that failed or whose outcome is unknown.",
+    ),
     gauge("weft_messages_held", "Messages held now, waiting and kept."),
     gauge("weft_queues_held", "Queues held now."),
-    gauge("weft_worker_commands_waiting", "Commands that wait for a shard worker now."),
+    gauge(
+        "weft_worker_commands_waiting",
+        "Commands that wait for a shard worker now.",
+    ),
     gauge("weft_receipts_held", "Settled receipts held now."),
-    gauge("weft_receipt_window_held_seconds", "Age of the oldest settled receipt held: the duplicate window that really holds."),
-    counter("weft_receipts_evicted_early_total", "Settled receipts that went before their window was over."),
-    counter("weft_dead_letters_evicted_total", "Dead letters that went because their address had too many."),
+    gauge(
+        "weft_receipt_window_held_seconds",
+        "Age of the oldest settled receipt held: the duplicate window that really holds.",
+    ),
+    counter(
+        "weft_receipts_evicted_early_total",
+        "Settled receipts that went before their window was over.",
+    ),
+    counter(
+        "weft_dead_letters_evicted_total",
+        "Dead letters that went because their address had too many.",
+    ),
     // The store.
-    gauge("weft_store_messages", "Messages that the store holds, waiting and kept."),
+    gauge(
+        "weft_store_messages",
+        "Messages that the store holds, waiting and kept.",
+    ),
     gauge("weft_store_live_bytes", "Bytes of records that still count."),
     gauge("weft_store_disk_bytes", "Bytes that the store takes on disk."),
     counter("weft_store_commits_total", "Commits that the store completed."),
@@ -98,13 +174,22 @@ pub const CATALOGUE: &[Definition] = &[
     counter("weft_store_written_bytes_total", "Bytes written to the log."),
     gauge("weft_store_read_only", "1 once the store takes no more writes, else 0."),
     // The process.
-    counter("weft_process_cpu_seconds_total", "Total user and system CPU time spent in seconds."),
+    counter(
+        "weft_process_cpu_seconds_total",
+        "Total user and system CPU time spent in seconds.",
+    ),
     gauge("weft_process_open_fds", "Number of open file descriptors."),
     gauge("weft_process_max_fds", "Maximum number of open file descriptors."),
     gauge("weft_process_virtual_memory_bytes", "Virtual memory size in bytes."),
-    gauge("weft_process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes."),
+    gauge(
+        "weft_process_virtual_memory_max_bytes",
+        "Maximum amount of virtual memory available in bytes.",
+    ),
     gauge("weft_process_resident_memory_bytes", "Resident memory size in bytes."),
-    gauge("weft_process_start_time_seconds", "Start time of the process since the Unix epoch in seconds."),
+    gauge(
+        "weft_process_start_time_seconds",
+        "Start time of the process since the Unix epoch in seconds.",
+    ),
     gauge("weft_process_threads", "Number of OS threads in the process."),
 ];
 
@@ -246,7 +331,10 @@ fn label(protocol: Protocol) -> Vec<Label> {
 /// A histogram that was counted in buckets below, which the recorder cannot take.
 fn histogram(page: &mut String, name: &str, counted: &HistogramSnapshot) {
     const WRITES: &str = "writing to a String succeeds";
-    let help = CATALOGUE.iter().find(|definition| definition.name == name).map_or("", |definition| definition.help);
+    let help = CATALOGUE
+        .iter()
+        .find(|definition| definition.name == name)
+        .map_or("", |definition| definition.help);
     write!(page, "# HELP {name} {help}\n# TYPE {name} histogram\n").expect(WRITES);
     let mut below = 0;
     for (bound, count) in LATENCY_BOUNDS_US.iter().zip(&counted.buckets) {
@@ -269,7 +357,9 @@ mod tests {
     fn readings() -> Readings {
         let mut readings = Readings {
             ready: true,
-            edges: Protocol::ALL.map(|protocol| (protocol, EdgeCounters::default())).to_vec(),
+            edges: Protocol::ALL
+                .map(|protocol| (protocol, EdgeCounters::default()))
+                .to_vec(),
             ..Readings::default()
         };
         readings.edges[0].1.messages_in = 7;
@@ -295,7 +385,10 @@ mod tests {
 
     fn catalogue() -> BTreeMap<String, String> {
         let kind = |kind| format!("{kind:?}").to_lowercase();
-        CATALOGUE.iter().map(|definition| (definition.name.into(), kind(definition.kind))).collect()
+        CATALOGUE
+            .iter()
+            .map(|definition| (definition.name.into(), kind(definition.kind)))
+            .collect()
     }
 
     #[test]
@@ -309,14 +402,20 @@ mod tests {
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `weft_"));
         let documented = rows.map(|row| {
             let cells: Vec<_> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-            (format!("weft_{}", cells[0].trim_end_matches('`')), (cells[1].to_string(), cells[2].to_string(), cells[3].to_string()))
+            (
+                format!("weft_{}", cells[0].trim_end_matches('`')),
+                (cells[1].to_string(), cells[2].to_string(), cells[3].to_string()),
+            )
         });
         let listed = CATALOGUE.iter().map(|definition| {
             let kind = format!("{:?}", definition.kind).to_lowercase();
             let label = definition.label.unwrap_or_default().to_string();
             (definition.name.to_string(), (kind, label, definition.help.to_string()))
         });
-        assert_eq!(documented.collect::<BTreeMap<_, _>>(), listed.collect::<BTreeMap<_, _>>());
+        assert_eq!(
+            documented.collect::<BTreeMap<_, _>>(),
+            listed.collect::<BTreeMap<_, _>>()
+        );
     }
 
     #[test]
@@ -339,6 +438,10 @@ mod tests {
 
     #[test]
     fn no_label_can_grow_with_the_number_of_agents() {
-        assert!(CATALOGUE.iter().all(|definition| matches!(definition.label, None | Some("protocol" | "version"))));
+        assert!(
+            CATALOGUE
+                .iter()
+                .all(|definition| matches!(definition.label, None | Some("protocol" | "version")))
+        );
     }
 }
