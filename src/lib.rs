@@ -15,6 +15,8 @@ pub mod delivery;
 #[cfg(feature = "server")]
 pub mod edge;
 pub mod frame;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod node;
 #[cfg(feature = "server")]

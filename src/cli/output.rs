@@ -65,7 +65,7 @@ impl Printer {
             Format::Table => {
                 let mut table = Table::new();
                 table
-                    .load_preset(NOTHING)
+                    .load_style(NOTHING)
                     .set_header(heads.iter().map(|head| head.to_uppercase()));
                 table.add_rows(
                     items
