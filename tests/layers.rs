@@ -206,10 +206,10 @@ fn violations(sources: &[Source]) -> Vec<String> {
 
 /// The rule that naming this breaks in this room, if one is broken.
 fn broken_rule(room: &Room, named: &Named, runs: Runs) -> Option<String> {
-    if named.path[0] == "crate" {
-        if let Some(why) = broken_layer(room, &named.path[1..]) {
-            return Some(why);
-        }
+    if named.path[0] == "crate"
+        && let Some(why) = broken_layer(room, &named.path[1..])
+    {
+        return Some(why);
     }
     if runs == Runs::InTests {
         return None;
