@@ -12,4 +12,6 @@ pub mod edge;
 pub mod frame;
 #[cfg(feature = "server")]
 pub mod router;
+#[cfg(feature = "server")]
+pub mod store;
 pub mod time;
