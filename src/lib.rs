@@ -5,6 +5,8 @@
 //! (pure state machines), `router` (the door, the directory, the workers and the ports), `store`
 //! (implementations of a port), `edge` (one adapter per protocol), `client` (what users link) and `node`, which wires them all.
 
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod delivery;
 #[cfg(feature = "server")]
@@ -12,6 +14,8 @@ pub mod edge;
 pub mod frame;
 #[cfg(feature = "server")]
 pub mod router;
+#[cfg(feature = "rpc")]
+pub mod rpc;
 #[cfg(feature = "server")]
 pub mod store;
 pub mod time;
