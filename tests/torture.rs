@@ -6,6 +6,8 @@
 
 #[path = "torture/checker.rs"]
 mod checker;
+#[path = "torture/grpc_clients.rs"]
+mod grpc_clients;
 #[path = "torture/history.rs"]
 mod history;
 #[path = "torture/http_clients.rs"]
@@ -83,24 +85,33 @@ async fn torture(mut node: RealNode, recorder: &Arc<Recorder>, kills: u64, seed:
             .expect("it registers agents");
     }
     let (mut producers, mut consumers) = (JoinSet::new(), JoinSet::new());
+    let url = node.grpc_url();
     for index in 0..PRODUCERS {
-        let name = format!("http-producer-{index}");
+        let (name, seed) = (format!("http-producer-{index}"), rng.random());
         producers.spawn(http_clients::produce(
             http.clone(),
             recorder.clone(),
             name,
-            rng.random(),
+            seed,
+            PRODUCER_PAUSE,
+        ));
+        let (name, seed) = (format!("grpc-producer-{index}"), rng.random());
+        producers.spawn(grpc_clients::produce(
+            url.clone(),
+            recorder.clone(),
+            name,
+            seed,
             PRODUCER_PAUSE,
         ));
     }
+    // Every other recipient over each protocol, so that each producer's messages leave over both.
     for index in 0..RECIPIENTS {
-        let name = consumer(index);
-        consumers.spawn(http_clients::consume(
-            http.clone(),
-            recorder.clone(),
-            name,
-            rng.random(),
-        ));
+        let (name, seed) = (consumer(index), rng.random());
+        if index % 2 == 0 {
+            consumers.spawn(http_clients::consume(http.clone(), recorder.clone(), name, seed));
+        } else {
+            consumers.spawn(grpc_clients::consume(url.clone(), recorder.clone(), name, seed));
+        }
     }
     for _ in 0..kills {
         // The torture itself: a life of random length.

@@ -163,7 +163,9 @@ async fn read_frame(reader: &mut BufReader<TcpStream>) -> std::io::Result<Frame>
         short => usize::from(short),
     };
     if length > FRAME_BYTES_MAX {
-        return Err(std::io::Error::other(format!("a frame of {length} bytes on an idle session")));
+        return Err(std::io::Error::other(format!(
+            "a frame of {length} bytes on an idle session"
+        )));
     }
     let mut payload = vec![0; length];
     reader.read_exact(&mut payload).await?;

@@ -120,7 +120,9 @@ async fn run(arguments: &Arguments) -> Result<Verdict, String> {
     let mut entries = Vec::new();
     for &scenario in &arguments.scenarios {
         let entry = Entry {
-            scenario: scenario.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()),
+            scenario: scenario
+                .to_possible_value()
+                .map_or_else(String::new, |value| value.get_name().to_owned()),
             measured: measure(arguments, scenario).await?,
         };
         show(&entry);
@@ -192,18 +194,27 @@ fn show(entry: &Entry) {
             );
             if findings.foreign + outcome.failed_sends + outcome.failed_acks > 0 {
                 let failed = (findings.foreign, outcome.failed_sends, outcome.failed_acks);
-                row("foreign/failed sends/acks", format!("{}/{}/{}", failed.0, failed.1, failed.2));
+                row(
+                    "foreign/failed sends/acks",
+                    format!("{}/{}/{}", failed.0, failed.1, failed.2),
+                );
             }
         }
         Measured::Idle(idle) => {
             row("sessions", idle.sessions.to_string());
             row("server bytes/session", format!("{:.0}", idle.bytes_per_session));
-            row("server RSS before/after", format!("{}/{}", idle.rss_bytes_before, idle.rss_bytes_after));
+            row(
+                "server RSS before/after",
+                format!("{}/{}", idle.rss_bytes_before, idle.rss_bytes_after),
+            );
             row("lost", idle.lost.to_string());
         }
     }
 }
 
 fn percentiles(latency: &pair::Latency) -> String {
-    format!("{:.0}/{:.0}/{:.0} (max {:.0})", latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us)
+    format!(
+        "{:.0}/{:.0}/{:.0} (max {:.0})",
+        latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us
+    )
 }

@@ -129,7 +129,11 @@ struct Consumed {
 pub async fn run(node: &Node, plan: Plan) -> Result<Outcome, String> {
     let server = node.grpc.as_deref().ok_or("the node has no gRPC listener")?;
     // A connection each, as two programs would have.
-    let connect = async || Client::connect(&format!("grpc://{server}")).await.map_err(|error| error.to_string());
+    let connect = async || {
+        Client::connect(&format!("grpc://{server}"))
+            .await
+            .map_err(|error| error.to_string())
+    };
     let (producer, consumer) = (connect().await?, connect().await?);
     let (from, to) = (agent("loadtest/producer"), agent("loadtest/consumer"));
     let receiving = SessionOptions {
@@ -141,9 +145,19 @@ pub async fn run(node: &Node, plan: Plan) -> Result<Outcome, String> {
         unanswered_max: plan.in_flight,
         ..SessionOptions::send_only()
     };
-    let receiving = consumer.session(&to, receiving).await.map_err(|error| error.to_string())?;
-    let sending = producer.session(&from, sending).await.map_err(|error| error.to_string())?;
-    let under_way = if plan.qos == Qos::AtMostOnce { plan.in_flight } else { AHEAD_MAX };
+    let receiving = consumer
+        .session(&to, receiving)
+        .await
+        .map_err(|error| error.to_string())?;
+    let sending = producer
+        .session(&from, sending)
+        .await
+        .map_err(|error| error.to_string())?;
+    let under_way = if plan.qos == Qos::AtMostOnce {
+        plan.in_flight
+    } else {
+        AHEAD_MAX
+    };
     let shared = Arc::new(Loop {
         plan,
         start: monotonic(),
@@ -177,7 +191,9 @@ async fn produce(shared: Arc<Loop>, session: Session, to: AgentId) -> Produced {
     let mut body = vec![b'.'; plan.body_bytes.max(HEAD_BYTES)];
     let (mut sent, mut failed) = (0, 0);
     'sending: while sent < total && !shared.stop.load(Ordering::Relaxed) {
-        let wanted = SEND_BATCH.min(u32::try_from(plan.in_flight).unwrap_or(SEND_BATCH)).max(1);
+        let wanted = SEND_BATCH
+            .min(u32::try_from(plan.in_flight).unwrap_or(SEND_BATCH))
+            .max(1);
         let Ok(permits) = shared.credit.acquire_many(wanted).await else {
             break;
         };
@@ -286,7 +302,10 @@ async fn consume(shared: Arc<Loop>, session: Session, node: &Node) -> Consumed {
     while let Some(failed) = acks.join_next().await {
         consumed.failed_acks += failed.unwrap_or(0);
     }
-    consumed.cpu_s = node.cpu_seconds().zip(cpu_before.flatten()).map(|(after, before)| after - before);
+    consumed.cpu_s = node
+        .cpu_seconds()
+        .zip(cpu_before.flatten())
+        .map(|(after, before)| after - before);
     consumed
 }
 
@@ -294,7 +313,9 @@ async fn consume(shared: Arc<Loop>, session: Session, node: &Node) -> Consumed {
 async fn acknowledge(shared: Arc<Loop>, session: Session, batch: Vec<Delivery>) -> u64 {
     let outcomes = session.ack_all(&batch).await;
     shared.credit.add_permits(batch.len());
-    let failed = outcomes.iter().filter(|outcome| !matches!(outcome, SettleOutcome::Done));
+    let failed = outcomes
+        .iter()
+        .filter(|outcome| !matches!(outcome, SettleOutcome::Done));
     failed.count() as u64
 }
 
@@ -302,7 +323,10 @@ async fn acknowledge(shared: Arc<Loop>, session: Session, batch: Vec<Delivery>) 
 fn head_of(delivery: &Delivery) -> Option<(u64, u64)> {
     let head = delivery.body().get(..HEAD_BYTES)?;
     let (sequence, at) = head.split_at(8);
-    Some((u64::from_le_bytes(sequence.try_into().ok()?), u64::from_le_bytes(at.try_into().ok()?)))
+    Some((
+        u64::from_le_bytes(sequence.try_into().ok()?),
+        u64::from_le_bytes(at.try_into().ok()?),
+    ))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts and nanoseconds far below 2^52")]

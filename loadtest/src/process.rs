@@ -27,7 +27,8 @@ pub struct Node {
     /// `host:port` of its HTTP listener, where it has one.
     pub http: Option<String>,
     pub pid: Option<u32>,
-    child: Option<Spawned>,
+    /// Held until this is dropped, which ends it.
+    _spawned: Option<Spawned>,
 }
 
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Node {
             grpc,
             http,
             pid,
-            child: None,
+            _spawned: None,
         }
     }
 
@@ -52,7 +53,12 @@ impl Node {
         let folder = data_parent.join(format!("weft-loadtest-{}", std::process::id()));
         fs::create_dir_all(&folder).map_err(|error| format!("can't make {}: {error}", folder.display()))?;
         let mut child = Command::new(binary)
-            .args(["serve", "--http-listen=127.0.0.1:0", "--grpc-listen=127.0.0.1:0", "--data-dir"])
+            .args([
+                "serve",
+                "--http-listen=127.0.0.1:0",
+                "--grpc-listen=127.0.0.1:0",
+                "--data-dir",
+            ])
             .arg(folder.join("data"))
             .args(arguments)
             .stdin(Stdio::null())
@@ -78,7 +84,7 @@ impl Node {
             grpc: listener(&line, "grpc"),
             http: listener(&line, "http"),
             pid: Some(spawned.child.id()),
-            child: Some(spawned),
+            _spawned: Some(spawned),
         })
     }
 
@@ -146,7 +152,10 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(rss_bytes_in("Name:\tweft\nVmRSS:\t    2048 kB\nThreads:\t3\n"), Some(2 * 1024 * 1024));
+        assert_eq!(
+            rss_bytes_in("Name:\tweft\nVmRSS:\t    2048 kB\nThreads:\t3\n"),
+            Some(2 * 1024 * 1024)
+        );
         assert_eq!(rss_bytes_in("Name:\tweft\n"), None);
     }
 
