@@ -12,6 +12,8 @@ pub mod delivery;
 #[cfg(feature = "server")]
 pub mod edge;
 pub mod frame;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod router;
 #[cfg(feature = "rpc")]

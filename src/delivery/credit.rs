@@ -3,7 +3,7 @@
 //! The queues of one session live in shards of several workers, so the window is a pair of atomics: workers take, whoever
 //! settles gives back. A worker that found the window closed leaves its mark and is told when credit comes back.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Most workers whose marks fit [`Credit`]; a node never starts more.
 pub const WORKERS_MAX: usize = 64;
@@ -32,12 +32,44 @@ pub struct Credit {
     taken_bytes: AtomicU64,
     /// Workers that found the window closed.
     waiting: AtomicU64,
+    lane_chunks: AtomicUsize,
+    lane_frames: AtomicUsize,
+    lane_bytes: AtomicUsize,
+    lane: LaneBounds,
+}
+
+/// What a session's lane takes of QoS 0.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneBounds {
+    /// Hand-outs of one worker's step, however many frames each has.
+    pub chunks_max: usize,
+    pub frames_max: usize,
+    pub bytes_max: usize,
+}
+
+impl Default for LaneBounds {
+    /// No bounds.
+    fn default() -> Self {
+        Self {
+            chunks_max: usize::MAX,
+            frames_max: usize::MAX,
+            bytes_max: usize::MAX,
+        }
+    }
 }
 
 impl Credit {
-    /// A window of so many messages and bytes.
+    /// A window of so many messages and bytes, and a lane without bounds.
     pub fn new(messages: u32, bytes: u64) -> Self {
-        let credit = Self::default();
+        Self::with_lane(messages, bytes, LaneBounds::default())
+    }
+
+    /// A window of so many messages and bytes, and a lane that takes QoS 0 messages up to its own bounds.
+    pub fn with_lane(messages: u32, bytes: u64, lane: LaneBounds) -> Self {
+        let credit = Self {
+            lane,
+            ..Self::default()
+        };
         let nobody_waits_yet = credit.set_window(messages, bytes);
         debug_assert!(nobody_waits_yet.is_empty());
         credit
@@ -64,6 +96,33 @@ impl Credit {
             self.taken_messages.load(Ordering::Relaxed),
             self.taken_bytes.load(Ordering::Relaxed),
         )
+    }
+
+    /// True where the session's lane takes a QoS 0 message, which needs no credit. Two workers that look at the same instant may pass
+    /// the bound by one message each.
+    pub fn lane_has_room(&self, bytes: usize) -> bool {
+        self.lane_chunks.load(Ordering::Relaxed) < self.lane.chunks_max
+            && self.lane_frames.load(Ordering::Relaxed) < self.lane.frames_max
+            && self.lane_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.lane.bytes_max
+    }
+
+    /// A chunk of frames went into the session's lane.
+    pub fn enter_lane(&self, frames: usize, bytes: usize) {
+        self.lane_chunks.fetch_add(1, Ordering::Relaxed);
+        self.lane_frames.fetch_add(frames, Ordering::Relaxed);
+        self.lane_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The session's writer took a chunk of frames out of its lane.
+    pub fn leave_lane(&self, frames: usize, bytes: usize) {
+        self.lane_chunks.fetch_sub(1, Ordering::Relaxed);
+        self.lane_frames.fetch_sub(frames, Ordering::Relaxed);
+        self.lane_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Frames that wait in the session's lane.
+    pub fn in_lane(&self) -> usize {
+        self.lane_frames.load(Ordering::Relaxed)
     }
 
     /// True where a message of that size may be handed out now. A message larger than the whole window passes alone.

@@ -19,7 +19,7 @@ mod state;
 mod timers;
 
 pub use config::Limits;
-pub use credit::{Credit, WORKERS_MAX, WaitingWorkers, WorkerMark};
+pub use credit::{Credit, LaneBounds, WORKERS_MAX, WaitingWorkers, WorkerMark};
 pub use hand_out::Gate;
 pub use message::{ConsumerId, Lease};
 pub use output::{Acceptance, After, Counts, HandOut, Load, Out, Relay, Targets, Verdict};

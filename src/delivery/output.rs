@@ -96,7 +96,7 @@ pub struct Out<A> {
     /// Relays of another shard that are applied here: (source, its sequence).
     pub relayed: Vec<(ShardId, Seq)>,
     /// Sessions that got credit back, with the workers that wait for it.
-    pub credited: Vec<WaitingWorkers>,
+    pub credited: Vec<(ConsumerId, WaitingWorkers)>,
     /// Inboxes that got a message while nobody is attached.
     pub unattended: Vec<Address>,
     pub counts: Counts,

@@ -32,7 +32,12 @@ impl<A> ShardState<A> {
             return Some(*receipt);
         }
         let message = self.messages.get(&seq)?;
-        Some(message.receipt(seq, message.status(), Reason::None, Timestamp::NEVER))
+        let reason = if message.targets.is_some() {
+            Reason::FannedOut
+        } else {
+            Reason::None
+        };
+        Some(message.receipt(seq, message.status(), reason, Timestamp::NEVER))
     }
 
     /// Receipts of every message with that id here; of one (key, address) only the newest.

@@ -77,6 +77,30 @@ pub(super) struct Wish<'a> {
     pub required: bool,
 }
 
+impl Wish<'_> {
+    fn is_met_by(&self, consumer: &Consumer) -> bool {
+        self.protocol.is_empty() || consumer.protocol == self.protocol
+    }
+
+    fn allows(&self, consumer: &Consumer) -> bool {
+        !self.required || self.is_met_by(consumer)
+    }
+
+    /// The lowest goes first: the preferred protocol, then the least outstanding where the queue asks for that, then whose turn it is.
+    fn rank(&self, kind: QueueKind, consumer: &Consumer, turns: usize) -> (bool, u32, usize) {
+        let outstanding = match kind {
+            QueueKind::OneOf(Selection::RoundRobin) => 0,
+            _ => consumer.credit.taken().0,
+        };
+        (!self.is_met_by(consumer), outstanding, turns)
+    }
+}
+
+/// How many turns after the one at `rotation` the consumer at `at` comes.
+fn turns_from(rotation: usize, at: usize, count: usize) -> usize {
+    (at + count - rotation % count) % count
+}
+
 /// Why no consumer could be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoConsumer {
@@ -198,15 +222,8 @@ impl Queue {
         may_have: impl Fn(&Consumer) -> bool,
     ) -> Result<&Consumer, NoConsumer> {
         let (rotation, count, kind) = (self.next_consumer, self.consumers.len(), self.kind);
-        let fits = |consumer: &Consumer| (!wish.required || consumer.protocol == wish.protocol) && may_have(consumer);
-        let rank = |(at, consumer): &(usize, &Consumer)| {
-            let outstanding = match kind {
-                QueueKind::OneOf(Selection::RoundRobin) => 0,
-                _ => consumer.credit.taken().0,
-            };
-            let preferred = wish.protocol.is_empty() || consumer.protocol == wish.protocol;
-            (!preferred, outstanding, (at + count - rotation % count) % count)
-        };
+        let fits = |consumer: &Consumer| wish.allows(consumer) && may_have(consumer);
+        let rank = |(at, consumer): &(usize, &Consumer)| wish.rank(kind, consumer, turns_from(rotation, *at, count));
         let fitting = || self.consumers.iter().enumerate().filter(|(_, consumer)| fits(consumer));
         let best = fitting()
             .filter(|(_, consumer)| consumer.credit.has_room(bytes))
@@ -226,16 +243,12 @@ impl Queue {
         }
     }
 
-    /// Any consumer for a QoS 0 message: no credit is taken. Least outstanding, or in turn.
+    /// Any consumer for a QoS 0 message, chosen by the same rank; no credit is taken.
     pub fn pick_uncredited(&mut self, wish: Wish<'_>, may_have: impl Fn(&Consumer) -> bool) -> Option<&Consumer> {
-        let count = self.consumers.len();
-        let fits =
-            |c: &Consumer| (!wish.required || wish.protocol.is_empty() || c.protocol == wish.protocol) && may_have(c);
-        let rotation = self.next_consumer;
-        let at = (0..count)
-            .map(|step| (rotation + step) % count)
-            .filter(|at| fits(&self.consumers[*at]))
-            .min_by_key(|at| !(wish.protocol.is_empty() || self.consumers[*at].protocol == wish.protocol))?;
+        let (rotation, count, kind) = (self.next_consumer, self.consumers.len(), self.kind);
+        let (at, _) = (self.consumers.iter().enumerate())
+            .filter(|(_, consumer)| wish.allows(consumer) && may_have(consumer))
+            .min_by_key(|(at, consumer)| wish.rank(kind, consumer, turns_from(rotation, *at, count)))?;
         self.next_consumer = (at + 1) % count;
         Some(&self.consumers[at])
     }
@@ -277,7 +290,9 @@ mod tests {
     #[test]
     fn what_comes_back_stands_before_what_is_younger() {
         let mut queue = queue();
-        [5, 6, 7].map(|seq| queue.push(Priority::Normal, Seq::from_raw(seq)));
+        [5, 6, 7]
+            .into_iter()
+            .for_each(|seq| queue.push(Priority::Normal, Seq::from_raw(seq)));
         let first = queue.pop(Priority::Normal).unwrap();
         queue.push_returned(Priority::Normal, first);
         let order: Vec<_> = std::iter::from_fn(|| queue.pop(Priority::Normal))

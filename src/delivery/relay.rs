@@ -4,6 +4,7 @@
 //! copies. The target applies copies under a cursor (source, sequence), so that a repeat after a crash changes nothing.
 
 use super::{
+    Gate,
     hand_out::READ_AHEAD,
     message::State,
     output::{After, Out, Relay, Targets},
@@ -84,7 +85,7 @@ impl<A> ShardState<A> {
     }
 
     /// Copies from another shard (or this one).
-    pub fn handle_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>) {
+    pub fn handle_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         if let Some(seq) = copies.seq {
             let applied = self.cursors.entry(copies.source).or_default();
             if *applied >= seq {
@@ -98,7 +99,7 @@ impl<A> ShardState<A> {
         }
         let ops_before = self.ops.len();
         for target in &copies.targets {
-            self.take_copy(&copies, target, now, out);
+            self.take_copy(&copies, target, now, out, gate);
         }
         if let Some(seq) = copies.seq {
             if self.ops.len() > ops_before {
@@ -114,7 +115,7 @@ impl<A> ShardState<A> {
         }
     }
 
-    fn take_copy(&mut self, copies: &Copies, target: &Address, now: Timestamp, out: &mut Out<A>) {
+    fn take_copy(&mut self, copies: &Copies, target: &Address, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         let rejected = |reason| RejectedCopy {
             key: copies.key,
             id_hash: copies.id_hash,
@@ -142,7 +143,7 @@ impl<A> ShardState<A> {
             route: Route::Copy { queue: target.clone() },
             answer: None,
         };
-        self.handle_publish(publish, now, out);
+        self.handle_publish(publish, now, out, gate);
     }
 
     /// A target shard has applied its copies of a fan-out.
@@ -156,7 +157,7 @@ impl<A> ShardState<A> {
         *shards_left = shards_left.saturating_sub(1);
         if *shards_left == 0 {
             self.relaying = self.relaying.saturating_sub(1);
-            self.settle(seq, Status::Delivered, Reason::None, None, now, out);
+            self.settle(seq, Status::Delivered, Reason::FannedOut, None, now, out);
         }
     }
 }

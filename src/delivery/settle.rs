@@ -108,7 +108,7 @@ impl<A> ShardState<A> {
         if let Some(consumer) = queue.consumers.iter().find(|known| known.id == consumer) {
             let waiting = consumer.credit.give_back(1, weight);
             if !waiting.is_empty() {
-                out.credited.push(waiting);
+                out.credited.push((consumer.id, waiting));
             }
         }
         self.mark_dirty(ix);

@@ -13,8 +13,10 @@ use std::{
 use hashbrown::{HashMap, HashTable};
 
 use super::{
+    Gate,
     config::Limits,
     credit::WorkerMark,
+    hand_out::wish_of,
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, HandOut, Out, Targets, Verdict},
     queue::{Queue, QueueIx, QueueKind},
@@ -137,11 +139,12 @@ impl<A> ShardState<A> {
     }
 
     /// Takes a message in. QoS 0 is passed on at once or dropped; others become operations and are answered after the commit.
-    pub fn handle_publish(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>) {
+    pub fn handle_publish(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         match (&publish.route, publish.frame.envelope.qos()) {
             (Route::FanOut { targets, .. }, Qos::AtMostOnce) => {
                 let recipients = count(targets.len());
                 self.relay_at_once(&publish.frame, targets, out);
+                out.counts.dropped += u64::from(recipients == 0);
                 let status = (recipients > 0).then_some(Status::Sent);
                 let acceptance = Acceptance {
                     recipients,
@@ -151,12 +154,12 @@ impl<A> ShardState<A> {
                 out.answers
                     .extend(publish.answer.map(|answer| (answer, Verdict::Accepted(acceptance))));
             }
-            (_, Qos::AtMostOnce) => self.pass_on(publish, out),
-            (_, Qos::AtLeastOnce | Qos::ExactlyOnce) => self.take_in(publish, now, out),
+            (_, Qos::AtMostOnce) => self.pass_on(publish, now, out, gate),
+            (_, Qos::AtLeastOnce | Qos::ExactlyOnce) => self.take_in(publish, now, out, gate),
         }
     }
 
-    fn take_in(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>) {
+    fn take_in(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         let Some(queue_ix) = self.queue_of(&publish) else {
             out.answers
                 .extend(publish.answer.map(|answer| (answer, Verdict::Unknown)));
@@ -206,7 +209,7 @@ impl<A> ShardState<A> {
             }
             Stored::InMemory => {
                 self.enter_lane(seq, out);
-                self.pump(now, out, &|_, _| true);
+                self.pump(now, out, gate);
                 self.answer_accepted(seq, publish.answer, out);
             }
         }
@@ -445,19 +448,24 @@ fn count(number: usize) -> u32 {
 }
 
 impl<A> ShardState<A> {
-    pub(super) fn pass_on(&mut self, publish: Publish<A>, out: &mut Out<A>) {
+    /// A QoS 0 message goes to a consumer that fits, may have it and whose lane takes it, now or never.
+    pub(super) fn pass_on(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        let frame = &publish.frame;
+        let is_expired = !frame.stamp.expires_at.is_never() && frame.stamp.expires_at <= now;
         let found = match &publish.route {
             Route::Envelope { hash, .. } | Route::FanOut { hash, .. } => {
                 self.find_queue(*hash, publish.frame.envelope.to())
             }
             Route::Copy { queue } => self.find_queue(queue.hash64(), queue.as_str()),
         };
-        let wish = super::hand_out::wish_of(&publish.frame);
-        let consumer = found.and_then(|ix| {
-            let queue = self.queues[ix as usize].as_mut()?;
+        let (wish, bytes) = (wish_of(frame), frame.encoded_len());
+        let consumer = found.filter(|_| !is_expired).and_then(|ix| {
+            let queue = self.queue_mut(ix);
             let address = queue.address.clone();
             queue
-                .pick_uncredited(wish, |_| true)
+                .pick_uncredited(wish, |consumer| {
+                    consumer.credit.lane_has_room(bytes) && gate(consumer, frame)
+                })
                 .map(|consumer| (consumer.id, address))
         });
         let verdict = match consumer {
@@ -477,6 +485,7 @@ impl<A> ShardState<A> {
             }
             None => {
                 out.counts.dropped += 1;
+                out.counts.expired += u64::from(is_expired);
                 acceptance(None)
             }
         };

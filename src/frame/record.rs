@@ -150,10 +150,12 @@ pub enum Reason {
     TooLarge = 7,
     /// The stored message can no longer be read.
     Damaged = 8,
+    /// Its copies are made; each has a receipt of its own, which says more.
+    FannedOut = 9,
 }
 
 impl Reason {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::None,
         Self::MaxDeliver,
         Self::Refused,
@@ -163,6 +165,7 @@ impl Reason {
         Self::NobodyThere,
         Self::TooLarge,
         Self::Damaged,
+        Self::FannedOut,
     ];
 
     /// The name that users read; empty for [`Reason::None`].
@@ -177,6 +180,7 @@ impl Reason {
             Self::NobodyThere => "nobody_there",
             Self::TooLarge => "too_large",
             Self::Damaged => "damaged",
+            Self::FannedOut => "fanned_out",
         }
     }
 

@@ -1,153 +1,267 @@
 //! The door: every edge speaks to the fabric through [`Fabric`] and through nothing else.
 //!
-//! Authenticated principal -> authorize -> validate -> stamp -> route, the same for every protocol.
-#![allow(clippy::todo, unused_variables, clippy::missing_const_for_fn, missing_docs)]
+//! Authenticated principal -> authorize -> validate -> stamp -> route, the same for every protocol. Here are the start, the stop and
+//! the questions; sending is in `door.rs`, receiving in `attach.rs`, agents and groups in `members.rs`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
-use bytes::Bytes;
+use crossbeam::queue::SegQueue;
 
 use super::{
     config::Config,
+    counters::CountersSnapshot,
+    directory::{Directory, lock},
     error::FabricError,
-    port::{Ports, StoreStats},
-    registry::{AgentFilter, AgentRecord, AgentView, GroupRecord, Registered, Registration},
-    surface::{
-        Accepted, Answer, Attach, ConnectionView, Delivery, DeliveryId, Goodbye, KeptMessage, MessageStatus,
-        PassedEnvelope, Principal, Protocol, Refusal, SessionEvent, SessionId, Settled, StatusQuery, Tag, Window,
-    },
+    port::{Action, Decision, Policy, Ports, Store, StoreError, StoreStats, Table},
+    registry::{AgentRecord, GroupRecord},
+    surface::{Goodbye, KeptMessage, MessageStatus, PassedEnvelope, Principal, StatusQuery},
+    worker::{Shards, WorkerContext},
+    workers::{Command, Control, WorkerHandle, Workers},
 };
-use crate::frame::{Address, AgentId, Draft, Frame, GroupId, MessageId, TopicFilter, TraceContext, TrackingId};
+use crate::{
+    delivery::{Limits, Listed, WORKERS_MAX},
+    frame::{
+        Address, AddressKind, AgentId, Frame, MessageId, Seq, ShardId, TopicFilter, TrackingId,
+        limits::SHARDS,
+        record::{Fence, IdHash, MessageKey, Reason, Receipt, ShardImage, Status},
+    },
+    queue::{self, Bounds},
+    time,
+};
+
+/// Agents named as unattended that nobody has taken up yet; beyond it an agent is named again with its next message.
+const UNATTENDED_MAX: usize = 65_536;
+/// How often agents that were named but never registered are looked through, and how long they may be unused.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+const UNREGISTERED_UNUSED: Duration = Duration::from_secs(24 * 3600);
+/// Most items of one listing.
+pub(super) const LIST_MAX: usize = 1_000;
 
 /// The one door. A clone is a reference count.
 #[derive(Clone, Debug)]
-pub struct Fabric(Arc<()>);
+pub struct Fabric(pub(super) Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub config: Arc<Config>,
+    pub store: Arc<dyn Store>,
+    pub policy: Arc<dyn Policy>,
+    pub directory: Arc<Directory>,
+    pub workers: Arc<Workers>,
+    pub next_session: AtomicU64,
+    pub sessions: super::attach::SessionCounts,
+    /// One change of a record at a time: durable first, then shown.
+    pub registry: tokio::sync::Mutex<()>,
+    pub durable_queues: super::attach::DurableQueues,
+    draining: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    unattended: flume::Receiver<AgentId>,
+    scans: Mutex<ScanBudget>,
+}
+
+/// Status questions that ask every shard, in the second that is under way.
+#[derive(Debug)]
+struct ScanBudget {
+    second: u64,
+    left: u32,
+}
 
 impl Fabric {
     /// Claims the shards, loads what the store holds and starts the workers.
     pub async fn start(ports: Ports, config: Config) -> Result<Self, FabricError> {
-        todo!()
+        let config = Arc::new(config);
+        let directory = Arc::new(Directory::default());
+        let (store, policy) = (ports.store, ports.policy);
+        load_registry(&*store, &directory).await?;
+        let (unattended_sender, unattended) = flume::bounded(UNATTENDED_MAX);
+        let (workers, inboxes) = new_workers(&config);
+        let images = load_shards(&*store).await?;
+        let limits = Arc::new(limits(&config));
+        let mut threads = Vec::new();
+        let mut images_of: Vec<Vec<(ShardId, Fence, ShardImage)>> = inboxes.iter().map(|_| Vec::new()).collect();
+        for image in images {
+            images_of[workers.index_of(image.0)].push(image);
+        }
+        for ((index, inbox), images) in inboxes.into_iter().enumerate().zip(images_of) {
+            let context = WorkerContext {
+                index,
+                workers: workers.clone(),
+                store: store.clone(),
+                policy: policy.clone(),
+                directory: directory.clone(),
+                config: config.clone(),
+                unattended: unattended_sender.clone(),
+            };
+            threads.push(spawn_worker(context, limits.clone(), images, inbox)?);
+        }
+        let inner = Inner {
+            config,
+            store,
+            policy,
+            directory,
+            workers,
+            next_session: AtomicU64::new(1),
+            sessions: Default::default(),
+            registry: Default::default(),
+            durable_queues: Default::default(),
+            draining: AtomicBool::new(false),
+            threads: Mutex::new(threads),
+            unattended,
+            scans: Mutex::new(ScanBudget { second: 0, left: 0 }),
+        };
+        let fabric = Self(Arc::new(inner));
+        fabric.restore_subscriptions().await?;
+        tokio::spawn(sweep(Arc::downgrade(&fabric.0)));
+        Ok(fabric)
     }
 
+    /// The settings that it was started with.
     pub fn config(&self) -> &Config {
-        todo!()
+        &self.0.config
     }
 
     /// A fresh UUIDv7 message id.
     pub fn new_message_id(&self) -> MessageId {
-        todo!()
+        super::door::new_message_id()
     }
 
-    // --- sending -------------------------------------------------------------------------------------------------
-
-    /// Takes one message in and answers once its fate is known: committed (QoS 1, 2), or handed on or dropped (QoS 0).
-    /// `trace` is the sender's trace context, where it has one.
-    pub async fn send(
-        &self,
-        principal: &Principal,
-        via: Protocol,
-        draft: Draft,
-        body: Bytes,
-        trace: TraceContext,
-    ) -> Result<Accepted, FabricError> {
-        todo!()
+    pub(super) fn authorize(&self, agent: &AgentId, action: Action<'_>) -> Result<(), FabricError> {
+        match self.0.policy.decide(agent.as_str(), action) {
+            Decision::Allow => Ok(()),
+            Decision::Deny => Err(FabricError::Denied {
+                agent: agent.clone(),
+                action: format!("{action:?}"),
+            }),
+        }
     }
 
-    /// [`Fabric::send`] for a frame that is archived already (native clients): only its stamp is set here.
-    pub async fn send_frame(
-        &self,
-        principal: &Principal,
-        via: Protocol,
-        frame: Frame,
-    ) -> Result<Accepted, FabricError> {
-        todo!()
+    /// The principal may act as this agent: it is that agent, or nobody has to prove anything.
+    pub(super) fn speaks_for(&self, principal: &Principal, agent: &AgentId) -> Result<(), FabricError> {
+        match principal {
+            Principal::Anyone => Ok(()),
+            Principal::Agent(own) if own == agent => Ok(()),
+            Principal::Agent(own) => Err(FabricError::NotYourself {
+                principal: own.clone(),
+                claimed: agent.clone(),
+            }),
+        }
     }
 
-    /// The sending half of a stream: batches in, answers out, without waiting for each.
-    pub fn publisher(&self, principal: Principal, via: Protocol) -> (Publisher, Answers) {
-        todo!()
-    }
-
-    /// Sends with a reply address of its own (`draft.reply_to` is overwritten) and waits for the reply.
-    pub async fn request(
-        &self,
-        principal: &Principal,
-        via: Protocol,
-        draft: Draft,
-        body: Bytes,
-        trace: TraceContext,
-        timeout: Duration,
-    ) -> Result<Frame, FabricError> {
-        todo!()
-    }
-
-    // --- receiving -----------------------------------------------------------------------------------------------
-
-    /// Attaches an agent. The receiver is the one consumer of the session's lane; the handle may be cloned.
-    /// The session ends when the receiver is dropped: what was not settled goes back to its queues.
-    pub async fn attach(
-        &self,
-        principal: &Principal,
-        attach: Attach,
-    ) -> Result<(SessionHandle, SessionReceiver), FabricError> {
-        todo!()
-    }
-
-    /// Acknowledges without a session at hand (HTTP): the agent must be the one that the messages were handed to.
-    pub async fn ack(
-        &self,
-        principal: &Principal,
-        agent: &AgentId,
-        ids: &[DeliveryId],
-    ) -> Result<Vec<Settled>, FabricError> {
-        todo!()
-    }
-
-    /// Refuses without a session at hand (HTTP).
-    pub async fn nack(
-        &self,
-        principal: &Principal,
-        agent: &AgentId,
-        ids: &[DeliveryId],
-        refusal: Refusal,
-    ) -> Result<Vec<Settled>, FabricError> {
-        todo!()
-    }
-
-    /// Subscriptions of an agent's durable session queue, whether attached or not (HTTP's `PUT /subscriptions`): replaces them all.
-    pub async fn set_subscriptions(
-        &self,
-        principal: &Principal,
-        agent: &AgentId,
-        token: &str,
-        filters: Vec<TopicFilter>,
-    ) -> Result<(), FabricError> {
-        todo!()
-    }
-
-    pub fn subscriptions(
-        &self,
-        principal: &Principal,
-        agent: &AgentId,
-        token: &str,
-    ) -> Result<Vec<TopicFilter>, FabricError> {
-        todo!()
-    }
-
-    /// Removes a durable session queue with its subscriptions and whatever waits in it.
-    pub async fn remove_session_queue(
-        &self,
-        principal: &Principal,
-        agent: &AgentId,
-        token: &str,
-    ) -> Result<(), FabricError> {
-        todo!()
+    /// The principal may look at what belongs to this agent.
+    pub(super) fn may_inspect(&self, principal: &Principal, agent: &AgentId) -> Result<(), FabricError> {
+        match principal {
+            Principal::Anyone => Ok(()),
+            Principal::Agent(own) if own == agent => Ok(()),
+            Principal::Agent(own) => self.authorize(own, Action::Inspect),
+        }
     }
 
     // --- what became of messages ---------------------------------------------------------------------------------
 
+    /// What became of a message. By tracking id it asks one shard; by message id it asks every shard and is rate-limited.
     pub async fn status(&self, principal: &Principal, query: StatusQuery) -> Result<MessageStatus, FabricError> {
-        todo!()
+        if let Principal::Agent(own) = principal {
+            let own_message = matches!(&query, StatusQuery::Message { from: Some(from), .. } if from == own);
+            if !own_message {
+                self.authorize(own, Action::Inspect)?;
+            }
+        }
+        match query {
+            StatusQuery::Tracking(tracking) => {
+                let receipt = self.0.workers.inspect(tracking.shard, move |shards| {
+                    shards.state(tracking.shard).receipt(tracking.seq)
+                });
+                let unknown = || FabricError::UnknownMessage(tracking.to_string());
+                let receipt = receipt.await?.ok_or_else(unknown)?;
+                match receipt.reason {
+                    Reason::FannedOut => self.fan_out_status((tracking.shard, receipt)).await,
+                    _ => Ok(status_of(&[(tracking.shard, receipt)], None)),
+                }
+            }
+            StatusQuery::Message { id, from } => self.scan_status(&id, from.as_ref()).await,
+        }
+    }
+
+    async fn fan_out_status(&self, source: (ShardId, Receipt)) -> Result<MessageStatus, FabricError> {
+        let copies = self.receipts(source.1.id_hash, Some(source.1.key)).await?;
+        let copies: Vec<_> = copies
+            .into_iter()
+            .filter(|(_, copy)| copy.address != source.1.address)
+            .collect();
+        Ok(status_of(&copies, Some(source)))
+    }
+
+    async fn scan_status(&self, id: &MessageId, from: Option<&AgentId>) -> Result<MessageStatus, FabricError> {
+        self.spend_scan()?;
+        let key = from.map(|from| MessageKey::new(self.0.store.seed(), from.as_str(), id.as_str()));
+        let found = self.receipts(IdHash::new(id.as_str()), key).await?;
+        // Where several senders used one id, the newest message is meant.
+        let newest = found
+            .iter()
+            .max_by_key(|(_, receipt)| (receipt.accepted_at, receipt.seq));
+        let newest_key = newest.map(|(_, receipt)| receipt.key);
+        let of_newest: Vec<_> = found
+            .into_iter()
+            .filter(|(_, receipt)| Some(receipt.key) == newest_key)
+            .collect();
+        match of_newest
+            .iter()
+            .copied()
+            .find(|(_, receipt)| receipt.reason == Reason::FannedOut)
+        {
+            Some(source) => {
+                let is_copy = |(_, receipt): &(ShardId, Receipt)| receipt.address != source.1.address;
+                let copies: Vec<_> = of_newest.into_iter().filter(is_copy).collect();
+                Ok(status_of(&copies, Some(source)))
+            }
+            None if of_newest.is_empty() => Err(FabricError::UnknownMessage(id.to_string())),
+            None => Ok(status_of(&of_newest, None)),
+        }
+    }
+
+    fn spend_scan(&self) -> Result<(), FabricError> {
+        let second = time::now().as_millis() / 1000;
+        let mut budget = lock(&self.0.scans);
+        if budget.second != second {
+            *budget = ScanBudget {
+                second,
+                left: self.0.config.status_scans_per_second,
+            };
+        }
+        match budget.left.checked_sub(1) {
+            Some(left) => {
+                budget.left = left;
+                Ok(())
+            }
+            None => Err(FabricError::RateLimited {
+                what: "status by message id; ask by tracking id",
+                retry_after: Duration::from_secs(1),
+            }),
+        }
+    }
+
+    async fn receipts(&self, id: IdHash, key: Option<MessageKey>) -> Result<Vec<(ShardId, Receipt)>, FabricError> {
+        let mut found = Vec::new();
+        for worker in 0..self.0.workers.handles.len() {
+            let of_worker = self.0.workers.inspect_worker(worker, move |shards| {
+                let of_shard = |owned: &super::worker::Owned| {
+                    let receipts = owned.state.receipts_of_id(id).into_iter();
+                    let wanted = receipts.filter(|receipt| key.is_none_or(|key| receipt.key == key));
+                    wanted.map(|receipt| (owned.id, receipt)).collect::<Vec<_>>()
+                };
+                shards.all().flat_map(of_shard).collect::<Vec<_>>()
+            });
+            found.extend(of_worker.await?);
+        }
+        Ok(found)
     }
 
     /// Dead letters of an address, oldest first, after `after`.
@@ -158,7 +272,13 @@ impl Fabric {
         after: Option<TrackingId>,
         limit: usize,
     ) -> Result<Vec<KeptMessage>, FabricError> {
-        todo!()
+        self.may_inspect_address(principal, address)?;
+        let (shard, after, limit) = (address.home_shard(), seq_of(after), limit.min(LIST_MAX));
+        let wanted = address.clone();
+        let listed = self.0.workers.inspect(shard, move |shards| {
+            shards.state(shard).dead_letters(&wanted, after, limit)
+        });
+        self.read_listed(shard, listed.await?).await
     }
 
     /// Puts a dead letter back into its queue as new.
@@ -168,234 +288,342 @@ impl Fabric {
         address: &Address,
         message: &MessageId,
     ) -> Result<TrackingId, FabricError> {
-        todo!()
+        self.may_inspect_address(principal, address)?;
+        let (shard, id, wanted) = (address.home_shard(), IdHash::new(message.as_str()), address.clone());
+        let found = self
+            .0
+            .workers
+            .inspect(shard, move |shards| shards.state(shard).find_dead_letter(&wanted, id));
+        let unknown = || FabricError::UnknownMessage(format!("{message} among the dead letters of {address}"));
+        let seq = found.await?.ok_or_else(unknown)?;
+        let frame = self.read(shard, vec![seq]).await?.pop().ok_or_else(unknown)??;
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let ask = super::ask::Ask::Replay(sender);
+        self.0.workers.of(shard).control(Control::Replay {
+            shard,
+            seq,
+            frame: Box::new(frame),
+            ask,
+        });
+        let seq = receiver.await.map_err(|_| FabricError::Draining)??;
+        Ok(TrackingId { shard, seq })
     }
 
-    // --- agents --------------------------------------------------------------------------------------------------
+    fn may_inspect_address(&self, principal: &Principal, address: &Address) -> Result<(), FabricError> {
+        match (principal, address.kind(), address.agent_id()) {
+            (Principal::Agent(own), AddressKind::Agent | AddressKind::Session, Some(agent))
+                if own.as_str() == agent =>
+            {
+                Ok(())
+            }
+            (Principal::Agent(own), ..) => self.authorize(own, Action::Inspect),
+            (Principal::Anyone, ..) => Ok(()),
+        }
+    }
 
-    pub async fn register_agent(
+    pub(super) async fn read_listed(
         &self,
-        principal: &Principal,
-        agent: AgentId,
-        registration: Registration,
-    ) -> Result<(Arc<AgentRecord>, Registered), FabricError> {
-        todo!()
-    }
-
-    pub async fn remove_agent(&self, principal: &Principal, agent: &AgentId) -> Result<(), FabricError> {
-        todo!()
-    }
-
-    /// Notes that an agent is alive; [`FabricError::UnknownAgent`] where it is not known at all.
-    pub fn heartbeat(&self, principal: &Principal, agent: &AgentId) -> Result<AgentView, FabricError> {
-        todo!()
-    }
-
-    pub fn agent(&self, principal: &Principal, agent: &AgentId) -> Result<AgentView, FabricError> {
-        todo!()
-    }
-
-    pub fn agents(&self, principal: &Principal, filter: &AgentFilter) -> Result<Vec<AgentView>, FabricError> {
-        todo!()
-    }
-
-    pub fn connections(&self, principal: &Principal) -> Result<Vec<ConnectionView>, FabricError> {
-        todo!()
-    }
-
-    // --- groups --------------------------------------------------------------------------------------------------
-
-    /// `group.created_at` and, for a proven principal, `group.created_by` are set here.
-    pub async fn create_group(
-        &self,
-        principal: &Principal,
-        group: GroupRecord,
-    ) -> Result<Arc<GroupRecord>, FabricError> {
-        todo!()
-    }
-
-    pub fn group(&self, principal: &Principal, group: &GroupId) -> Result<Arc<GroupRecord>, FabricError> {
-        todo!()
-    }
-
-    /// Groups in order of id, after `after`.
-    pub fn groups(
-        &self,
-        principal: &Principal,
-        after: Option<&GroupId>,
-        limit: usize,
-    ) -> Result<Vec<Arc<GroupRecord>>, FabricError> {
-        todo!()
-    }
-
-    /// `acting`: who does it, checked against the group's permissions; `None` in development mode where nobody said.
-    pub async fn remove_group(
-        &self,
-        principal: &Principal,
-        acting: Option<&AgentId>,
-        group: &GroupId,
-    ) -> Result<(), FabricError> {
-        todo!()
-    }
-
-    pub async fn add_members(
-        &self,
-        principal: &Principal,
-        acting: Option<&AgentId>,
-        group: &GroupId,
-        members: Vec<AgentId>,
-    ) -> Result<Arc<GroupRecord>, FabricError> {
-        todo!()
-    }
-
-    pub async fn remove_member(
-        &self,
-        principal: &Principal,
-        acting: Option<&AgentId>,
-        group: &GroupId,
-        member: &AgentId,
-    ) -> Result<Arc<GroupRecord>, FabricError> {
-        todo!()
-    }
-
-    /// A group's messages within its retention, oldest first, after `after`.
-    pub async fn group_history(
-        &self,
-        principal: &Principal,
-        group: &GroupId,
-        after: Option<TrackingId>,
-        limit: usize,
+        shard: ShardId,
+        listed: Vec<Listed>,
     ) -> Result<Vec<KeptMessage>, FabricError> {
-        todo!()
+        let frames = self.read(shard, listed.iter().map(|item| item.seq).collect()).await?;
+        let mut messages = Vec::with_capacity(frames.len());
+        for (item, frame) in listed.into_iter().zip(frames) {
+            match frame {
+                Ok(frame) => messages.push(KeptMessage {
+                    tracking: TrackingId { shard, seq: item.seq },
+                    frame,
+                    reason: item.reason,
+                    attempts: item.attempts,
+                    settled_at: item.settled_at,
+                }),
+                // It left between the listing and the read: it is not there any more.
+                Err(StoreError::Damaged { what }) => tracing::warn!(%shard, what, "a listed message cannot be read"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(messages)
+    }
+
+    async fn read(&self, shard: ShardId, seqs: Vec<Seq>) -> Result<Vec<Result<Frame, StoreError>>, FabricError> {
+        if seqs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.0
+            .store
+            .read(shard, seqs, Box::new(move |frames| drop(sender.send(frames))));
+        receiver.await.map_err(|_| FabricError::Draining)
     }
 
     // --- operations ----------------------------------------------------------------------------------------------
 
     /// The last envelopes that passed, newest first; `agent` limits them to those from or to it.
     pub async fn passed_envelopes(&self, agent: Option<&AgentId>, limit: usize) -> Vec<PassedEnvelope> {
-        todo!()
+        let wanted_to = agent.map(|agent| Address::agent(agent).as_str().to_owned());
+        let mut passed = Vec::new();
+        for worker in 0..self.0.workers.handles.len() {
+            let (agent, to) = (agent.cloned(), wanted_to.clone());
+            let of_worker = self.0.workers.inspect_worker(worker, move |shards| {
+                shards.passed.newest(limit, |passed| {
+                    agent
+                        .as_ref()
+                        .is_none_or(|agent| passed.envelope.from() == agent.as_str())
+                        || to.as_deref() == Some(passed.envelope.to())
+                })
+            });
+            passed.extend(of_worker.await.unwrap_or_default());
+        }
+        passed.sort_by_key(|passed| std::cmp::Reverse(passed.stamp.accepted_at));
+        passed.truncate(limit);
+        passed
     }
 
+    /// Counters and histograms now.
+    pub fn counters(&self) -> CountersSnapshot {
+        let mut snapshot = self.0.workers.counters();
+        snapshot.sessions = self.0.sessions.by_protocol();
+        snapshot
+    }
+
+    /// The store's sizes and counts now.
     pub fn store_stats(&self) -> StoreStats {
-        todo!()
+        self.0.store.stats()
+    }
+
+    /// Messages and bytes that wait in an address's queue.
+    pub async fn depth(&self, principal: &Principal, address: &Address) -> Result<(usize, u64), FabricError> {
+        self.may_inspect_address(principal, address)?;
+        let (shard, wanted) = (address.home_shard(), address.clone());
+        self.0
+            .workers
+            .inspect(shard, move |shards| shards.state(shard).depth(&wanted))
+            .await
     }
 
     /// Agents with an HTTP endpoint whose inbox has messages and no session; the webhook edge takes them from here, one at a time.
     /// An agent is named again only after a session of it ended or a further message came.
     pub async fn unattended(&self) -> AgentId {
-        todo!()
+        match self.0.unattended.recv_async().await {
+            Ok(agent) => agent,
+            // The workers are gone: nobody is named any more.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// `None` while the node takes traffic, else what is missing.
     pub fn not_ready(&self) -> Option<String> {
-        todo!()
+        if self.is_draining() {
+            return Some("the node is shutting down".into());
+        }
+        self.0
+            .store
+            .stats()
+            .read_only
+            .then(|| "the store is read-only after an error; see the log, then restart".into())
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
     }
 
     /// Refuses new sessions and messages from now on and tells every session goodbye.
     pub fn drain(&self) {
-        todo!()
+        self.0.draining.store(true, Ordering::Release);
+        for session in self.0.directory.all_sessions() {
+            session.say_goodbye(Goodbye::Draining);
+        }
     }
 
     /// Waits for the sessions to end (at most `patience`), commits what is under way, stops the workers and closes the store.
     pub async fn stop(&self, patience: Duration) -> Result<(), FabricError> {
-        todo!()
+        self.drain();
+        let deadline = time::monotonic() + patience;
+        while self.0.sessions.total() > 0 && time::monotonic() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for handle in &self.0.workers.handles {
+            handle.control(Control::Stop);
+        }
+        let threads = std::mem::take(&mut *lock(&self.0.threads));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok()));
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("a shard worker ended with a panic");
+        }
+        Ok(self.0.store.close().await?)
     }
 }
 
-/// The sending half of a stream. Answers come out of its [`Answers`] in any order, each under its tag.
-#[derive(Debug)]
-pub struct Publisher(());
+fn new_workers(config: &Config) -> (Arc<Workers>, Vec<queue::Receiver<Command>>) {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let count = if config.workers == 0 { cores } else { config.workers }.clamp(1, WORKERS_MAX);
+    let bounds = Bounds {
+        items_per_lane_max: NonZeroUsize::new(config.worker_frames_max).unwrap_or(NonZeroUsize::MIN),
+        bytes_max: NonZeroUsize::new(config.worker_bytes_max).unwrap_or(NonZeroUsize::MIN),
+    };
+    let (handles, inboxes) = (0..count)
+        .map(|_| {
+            let (inbox, receiver) = queue::lanes(bounds);
+            let handle = WorkerHandle {
+                inbox,
+                control: Arc::new(SegQueue::new()),
+                thread: OnceLock::new(),
+                counters: Arc::default(),
+                median_us: AtomicU64::new(0),
+            };
+            (Arc::new(handle), receiver)
+        })
+        .unzip();
+    (Arc::new(Workers { handles }), inboxes)
+}
 
-impl Publisher {
-    /// Takes frames in, drained from `batch`. Waits while the node's workers or this stream's unanswered messages are at their
-    /// bound: that is the edge's back-pressure. A tag of `None` wants no answer (QoS 0).
-    pub async fn publish(&mut self, batch: &mut Vec<(Option<Tag>, Frame)>) {
-        todo!()
+fn spawn_worker(
+    context: WorkerContext,
+    limits: Arc<Limits>,
+    images: Vec<(ShardId, Fence, ShardImage)>,
+    inbox: queue::Receiver<Command>,
+) -> Result<JoinHandle<()>, FabricError> {
+    let (index, handle) = (context.index, context.workers.handles[context.index].clone());
+    let thread = std::thread::Builder::new()
+        .name(format!("weft-shards-{index}"))
+        .spawn(move || Shards::new(context, &limits, images).run(inbox))
+        .map_err(|error| FabricError::StoreFailed {
+            what: format!("cannot start a shard worker: {error}"),
+        })?;
+    handle
+        .thread
+        .set(thread.thread().clone())
+        .expect("each worker is started once");
+    // Whatever came before the thread was known waits for it.
+    thread.thread().unpark();
+    Ok(thread)
+}
+
+async fn load_shards(store: &dyn Store) -> Result<Vec<(ShardId, Fence, ShardImage)>, FabricError> {
+    let shards: Vec<ShardId> = ShardId::all().collect();
+    let fences = store.claim(shards.clone()).await?;
+    let mut images = Vec::with_capacity(usize::from(SHARDS));
+    for (shard, fence) in shards.into_iter().zip(fences) {
+        images.push((shard, fence, store.load(shard).await?));
+    }
+    Ok(images)
+}
+
+async fn load_registry(store: &dyn Store, directory: &Directory) -> Result<(), FabricError> {
+    let now = time::now();
+    for (key, value) in store.scan_records(Table::Agents).await? {
+        let record: AgentRecord = serde_json::from_slice(&value).map_err(|error| damaged("agent", &key, &error))?;
+        directory.put_agent(Arc::new(record), now);
+    }
+    for (key, value) in store.scan_records(Table::Groups).await? {
+        let record: GroupRecord = serde_json::from_slice(&value).map_err(|error| damaged("group", &key, &error))?;
+        for member in &record.agents {
+            // A member that is not registered is known by name while the group lasts.
+            drop(directory.name(member, now, usize::MAX));
+        }
+        directory.put_group(Arc::new(record));
+    }
+    Ok(())
+}
+
+pub(super) fn damaged(what: &str, key: &str, error: &serde_json::Error) -> FabricError {
+    FabricError::StoreFailed {
+        what: format!("the stored record of {what} {key} cannot be read: {error}"),
     }
 }
 
-/// The answers to a stream's messages.
-#[derive(Debug)]
-pub struct Answers(());
+pub(super) fn decode_filters(key: &str, value: &[u8]) -> Result<Vec<TopicFilter>, FabricError> {
+    serde_json::from_slice(value).map_err(|error| damaged("subscriptions", key, &error))
+}
 
-impl Answers {
-    /// Waits for answers and appends all that are there; false once the publisher is gone and every answer was given.
-    pub async fn next(&mut self, into: &mut Vec<Answer>) -> bool {
-        todo!()
+fn limits(config: &Config) -> Limits {
+    Limits {
+        inbox_messages_max: config.inbox_messages_max,
+        inbox_bytes_max: config.inbox_bytes_max,
+        session_messages_max: config.session_messages_max,
+        session_bytes_max: config.session_bytes_max,
+        max_deliver: config.max_deliver.max(1),
+        backoff_first: Duration::from_millis(config.backoff_first_ms),
+        backoff_max: Duration::from_millis(config.backoff_max_ms),
+        receipt_window: config.receipt_window(),
+        dead_letters_max: config.dead_letters_max,
+        dead_letter_retention: Duration::from_millis(config.dead_letter_retention_ms),
+        history_messages_max: config.history_messages_max,
     }
 }
 
-/// What a session may do besides receiving. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct SessionHandle(Arc<()>);
+pub(super) fn seq_of(after: Option<TrackingId>) -> Seq {
+    after.map_or(Seq::ZERO, |tracking| tracking.seq)
+}
 
-impl SessionHandle {
-    pub fn id(&self) -> SessionId {
-        todo!()
-    }
-
-    pub fn agent(&self) -> &AgentId {
-        todo!()
-    }
-
-    /// `agent:ID#TOKEN`: replies sent here reach this session.
-    pub fn reply_address(&self) -> &Address {
-        todo!()
-    }
-
-    /// Acknowledges; answers once the settles are committed, in the order given.
-    pub async fn ack(&self, ids: &[DeliveryId]) -> Vec<Settled> {
-        todo!()
-    }
-
-    /// Refuses; answers in the order given.
-    pub async fn nack(&self, ids: &[DeliveryId], refusal: Refusal) -> Vec<Settled> {
-        todo!()
-    }
-
-    /// Acknowledges without waiting for the commit: for edges whose protocol has no answer to an acknowledgement.
-    pub fn ack_unanswered(&self, ids: Vec<DeliveryId>) {
-        todo!()
-    }
-
-    /// Grants an absolute window, capped at the node's own limit.
-    pub fn set_window(&self, window: Window) {
-        todo!()
-    }
-
-    /// Handed out and not settled yet.
-    pub fn in_flight(&self) -> Window {
-        todo!()
-    }
-
-    pub async fn subscribe(&self, filters: Vec<TopicFilter>) -> Result<(), FabricError> {
-        todo!()
-    }
-
-    pub async fn unsubscribe(&self, filters: Vec<TopicFilter>) -> Result<(), FabricError> {
-        todo!()
-    }
-
-    /// Ends the session from the edge's side, as dropping the receiver does.
-    pub fn close(&self) {
-        todo!()
+/// One answer from the receipts of all copies. While any copy waits, so does the message; once all are settled, it is delivered where
+/// all were, else what went wrong.
+fn status_of(copies: &[(ShardId, Receipt)], source: Option<(ShardId, Receipt)>) -> MessageStatus {
+    let mut counts = [0u32; Status::COUNT];
+    copies.iter().for_each(|(_, copy)| counts[copy.status as usize] += 1);
+    let (shard, first) = source
+        .or_else(|| copies.first().copied())
+        .expect("callers have one receipt at least");
+    let recipients = source.map_or(copies.len() as u32, |(_, source)| source.recipients);
+    let precedence = [
+        Status::Queued,
+        Status::Sent,
+        Status::DeadLettered,
+        Status::Rejected,
+        Status::Expired,
+        Status::Delivered,
+    ];
+    let worst = precedence.into_iter().find(|status| counts[*status as usize] > 0);
+    let status = match (source, worst) {
+        (Some((_, source)), _) if !source.status.is_settled() => source.status,
+        (Some((_, source)), None) => source.status,
+        (_, Some(worst)) => worst,
+        (None, None) => first.status,
+    };
+    let reason = copies
+        .iter()
+        .find(|(_, copy)| copy.status == status)
+        .map_or(first.reason, |(_, copy)| copy.reason);
+    let sent_at = copies
+        .iter()
+        .map(|(_, copy)| copy.sent_at)
+        .filter(|at| !at.is_never())
+        .min();
+    let settled_at = match status.is_settled() {
+        true => copies
+            .iter()
+            .map(|(_, copy)| copy.settled_at)
+            .max()
+            .unwrap_or(first.settled_at),
+        false => time::Timestamp::NEVER,
+    };
+    MessageStatus {
+        tracking: TrackingId { shard, seq: first.seq },
+        status,
+        reason,
+        recipients,
+        counts,
+        attempts: copies
+            .iter()
+            .map(|(_, copy)| copy.attempts)
+            .max()
+            .unwrap_or(first.attempts),
+        accepted_at: first.accepted_at,
+        sent_at: sent_at.unwrap_or(time::Timestamp::NEVER),
+        settled_at,
     }
 }
 
-/// The receiving half of a session.
-#[derive(Debug)]
-pub struct SessionReceiver(());
-
-impl SessionReceiver {
-    /// Waits for deliveries and appends those that are there, at most `max`, higher priorities first. Cancel safe.
-    pub async fn next(&mut self, into: &mut Vec<Delivery>, max: usize) -> SessionEvent {
-        todo!()
-    }
-
-    /// The deliveries that are there already, without waiting; returns how many.
-    pub fn try_next(&mut self, into: &mut Vec<Delivery>, max: usize) -> usize {
-        todo!()
+/// Forgets agents that were named but never registered once nobody has used them for a day.
+async fn sweep(inner: std::sync::Weak<Inner>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let fabric = Fabric(inner);
+        for agent in fabric.0.directory.unused_since(time::now() - UNREGISTERED_UNUSED) {
+            if let Err(error) = fabric.remove_agent(&Principal::Anyone, &agent).await {
+                tracing::warn!(%agent, %error, "an unused agent could not be removed");
+            }
+        }
     }
 }
-
-const _: fn(Goodbye) = |_| ();

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::Serialize;
 
 use super::error::FabricError;
+pub use crate::delivery::Lease;
 use crate::{
     frame::{Address, AgentId, Envelope, Frame, MessageId, Seq, ShardId, Stamp, TopicFilter, TrackingId, record},
     time::Timestamp,
@@ -118,10 +119,6 @@ pub struct DeliveryId {
     pub seq: Seq,
     pub lease: Lease,
 }
-
-/// A hand-out's number in its shard; never repeats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lease(pub u64);
 
 impl fmt::Display for DeliveryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

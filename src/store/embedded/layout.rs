@@ -98,7 +98,7 @@ const CURSOR_BYTES: usize = 10;
 /// Bytes of a whole receipt record: what each settled receipt costs once its message is gone.
 pub(super) const RECEIPT_RECORD_BYTES: usize = RECORD_HEAD_BYTES + RECEIPT_BYTES;
 
-const _: () = assert!(HEADER_BYTES == 64 && GROUP_HEAD_BYTES == 40 && Receipt::ENCODED_BYTES == 66);
+const _: () = assert!(HEADER_BYTES == 64 && GROUP_HEAD_BYTES == 40 && Receipt::ENCODED_BYTES == 74);
 const _: () = assert!(HEADERS_AT[1] as usize + HEADER_BYTES <= DATA_AT as usize);
 
 const KIND_MESSAGE: u8 = 1;

@@ -1,0 +1,303 @@
+//! Who is known and who is attached: agents, groups, capabilities, sessions, topic subscriptions.
+//!
+//! Publishers read it without a lock (concurrent maps, atomic pointers). Changes of records go through the door, one at a time,
+//! and are durable before they show here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use papaya::HashMap;
+
+use super::{
+    registry::{AgentFilter, AgentRecord, AgentView, CommunicationMode, GroupRecord},
+    session::SessionCore,
+    topics::Topics,
+};
+use crate::{
+    delivery::{QueueKind, Selection},
+    frame::{Address, AgentId, Capability, GroupId},
+    time::Timestamp,
+};
+
+/// An agent that is known: registered, or named once.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub id: AgentId,
+    /// `None`: named, but not registered.
+    record: ArcSwapOption<AgentRecord>,
+    sessions: Mutex<Vec<Arc<SessionCore>>>,
+    /// Groups that it is a member of.
+    groups: Mutex<BTreeSet<GroupId>>,
+    /// Topic subscriptions over all its sessions.
+    pub subscriptions: AtomicUsize,
+    last_seen: AtomicU64,
+}
+
+impl Agent {
+    fn new(id: AgentId, record: Option<Arc<AgentRecord>>, now: Timestamp) -> Self {
+        Self {
+            id,
+            record: ArcSwapOption::new(record),
+            sessions: Mutex::default(),
+            groups: Mutex::default(),
+            subscriptions: AtomicUsize::new(0),
+            last_seen: AtomicU64::new(now.as_millis()),
+        }
+    }
+
+    pub fn record(&self) -> Option<Arc<AgentRecord>> {
+        self.record.load_full()
+    }
+
+    pub fn is_registered(&self) -> bool {
+        self.record.load().is_some()
+    }
+
+    /// True where the fabric pushes to it over HTTP while it has no session.
+    pub fn has_webhook(&self) -> bool {
+        self.record
+            .load()
+            .as_ref()
+            .is_some_and(|record| record.endpoints.contains_key("http"))
+    }
+
+    pub fn sessions(&self) -> MutexGuard<'_, Vec<Arc<SessionCore>>> {
+        lock(&self.sessions)
+    }
+
+    pub fn groups(&self) -> Vec<GroupId> {
+        lock(&self.groups).iter().cloned().collect()
+    }
+
+    pub fn touch(&self, now: Timestamp) {
+        self.last_seen.store(now.as_millis(), Ordering::Relaxed);
+    }
+
+    pub fn last_seen(&self) -> Timestamp {
+        Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    pub fn view(&self) -> AgentView {
+        AgentView {
+            agent_id: self.id.clone(),
+            record: self.record(),
+            sessions: self.sessions().len(),
+            last_seen: self.last_seen(),
+        }
+    }
+}
+
+/// A group and what publishers need of it at every message.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub record: Arc<GroupRecord>,
+    /// The members' inboxes, in the order of `record.agents`.
+    pub inboxes: Vec<Address>,
+}
+
+impl Group {
+    /// How its queue picks a member, for the modes that pick one from a queue.
+    pub fn one_of(&self) -> Option<QueueKind> {
+        match self.record.communication_mode {
+            CommunicationMode::RoundRobin => Some(QueueKind::OneOf(Selection::RoundRobin)),
+            CommunicationMode::LeastLoaded => Some(QueueKind::OneOf(Selection::LeastOutstanding)),
+            CommunicationMode::Broadcast | CommunicationMode::Partitioned => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    agents: HashMap<AgentId, Arc<Agent>>,
+    /// The same agents in order of id, for listings.
+    ordered: RwLock<BTreeMap<AgentId, Arc<Agent>>>,
+    unregistered: AtomicUsize,
+    groups: HashMap<GroupId, Arc<Group>>,
+    /// Registered agents that declare each capability.
+    capabilities: HashMap<Capability, usize>,
+    pub topics: Topics,
+}
+
+impl Directory {
+    pub fn agent(&self, id: &str) -> Option<Arc<Agent>> {
+        self.agents.pin().get(id).cloned()
+    }
+
+    /// True where the agent is known; notes that it is in use.
+    pub fn touch(&self, id: &str, now: Timestamp) -> bool {
+        let agents = self.agents.pin();
+        let agent = agents.get(id);
+        agent.inspect(|agent| agent.touch(now)).is_some()
+    }
+
+    /// Makes an agent known by name alone. `Err`: there are as many of those as allowed.
+    pub fn name(&self, id: &AgentId, now: Timestamp, unregistered_max: usize) -> Result<Arc<Agent>, usize> {
+        if let Some(agent) = self.agent(id.as_str()) {
+            return Ok(agent);
+        }
+        let mut ordered = self.ordered.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(agent) = ordered.get(id) {
+            return Ok(agent.clone());
+        }
+        if self.unregistered.load(Ordering::Relaxed) >= unregistered_max {
+            return Err(unregistered_max);
+        }
+        self.unregistered.fetch_add(1, Ordering::Relaxed);
+        let agent = Arc::new(Agent::new(id.clone(), None, now));
+        ordered.insert(id.clone(), agent.clone());
+        self.agents.pin().insert(id.clone(), agent.clone());
+        Ok(agent)
+    }
+
+    /// Shows a registered agent's record; returns the one that it replaces.
+    pub fn put_agent(&self, record: Arc<AgentRecord>, now: Timestamp) -> Option<Arc<AgentRecord>> {
+        let id = record.agent_id.clone();
+        let mut ordered = self.ordered.write().unwrap_or_else(PoisonError::into_inner);
+        let earlier = match ordered.get(&id) {
+            Some(agent) => {
+                let earlier = agent.record.swap(Some(record.clone()));
+                if earlier.is_none() {
+                    self.unregistered.fetch_sub(1, Ordering::Relaxed);
+                }
+                earlier
+            }
+            None => {
+                let agent = Arc::new(Agent::new(id.clone(), Some(record.clone()), now));
+                ordered.insert(id.clone(), agent.clone());
+                self.agents.pin().insert(id, agent);
+                None
+            }
+        };
+        self.count_capabilities(&record, earlier.as_deref());
+        earlier
+    }
+
+    fn count_capabilities(&self, now: &AgentRecord, earlier: Option<&AgentRecord>) {
+        let capabilities = self.capabilities.pin();
+        for capability in &now.capabilities {
+            capabilities.update_or_insert(capability.clone(), |count| count + 1, 1);
+        }
+        for capability in earlier.iter().flat_map(|earlier| &earlier.capabilities) {
+            capabilities.update(capability.clone(), |count| count.saturating_sub(1));
+            let _ = capabilities.remove_if(capability, |_, count| *count == 0);
+        }
+    }
+
+    pub fn remove_agent(&self, id: &AgentId) -> Option<Arc<Agent>> {
+        let mut ordered = self.ordered.write().unwrap_or_else(PoisonError::into_inner);
+        let agent = ordered.remove(id)?;
+        self.agents.pin().remove(id);
+        match agent.record() {
+            Some(record) => {
+                let nothing = AgentRecord {
+                    capabilities: Vec::new(),
+                    ..(*record).clone()
+                };
+                self.count_capabilities(&nothing, Some(&record));
+            }
+            None => {
+                self.unregistered.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Some(agent)
+    }
+
+    /// Agents that were named but never registered, have no session, and were last in use before `before`.
+    pub fn unused_since(&self, before: Timestamp) -> Vec<AgentId> {
+        let ordered = self.ordered.read().unwrap_or_else(PoisonError::into_inner);
+        let unused = ordered
+            .values()
+            .filter(|agent| !agent.is_registered() && agent.last_seen() < before && agent.sessions().is_empty());
+        unused.map(|agent| agent.id.clone()).collect()
+    }
+
+    pub fn has_capability(&self, capability: &str) -> bool {
+        self.capabilities.pin().get(capability).is_some_and(|count| *count > 0)
+    }
+
+    /// Agents in order of id that pass a filter.
+    pub fn list(&self, filter: &AgentFilter, limit: usize) -> Vec<AgentView> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let ordered = self.ordered.read().unwrap_or_else(PoisonError::into_inner);
+        let prefix = filter.prefix.as_deref().unwrap_or_default();
+        let from = match (&filter.after, filter.prefix.as_deref()) {
+            (Some(after), prefix) if prefix.is_none_or(|prefix| after.as_str() >= prefix) => Excluded(after.as_str()),
+            (_, Some(prefix)) => Included(prefix),
+            _ => Unbounded,
+        };
+        let range = ordered.range::<str, _>((from, Unbounded));
+        let with_prefix = range.take_while(|(id, _)| id.as_str().starts_with(prefix));
+        with_prefix
+            .map(|(_, agent)| agent.view())
+            .filter(|view| passes(filter, view))
+            .take(limit)
+            .collect()
+    }
+
+    pub fn all_sessions(&self) -> Vec<Arc<SessionCore>> {
+        let ordered = self.ordered.read().unwrap_or_else(PoisonError::into_inner);
+        ordered.values().flat_map(|agent| agent.sessions().clone()).collect()
+    }
+
+    pub fn group(&self, id: &str) -> Option<Arc<Group>> {
+        self.groups.pin().get(id).cloned()
+    }
+
+    /// Shows a group; its members know of it.
+    pub fn put_group(&self, record: Arc<GroupRecord>) {
+        if let Some(earlier) = self.group(record.group_id.as_str()) {
+            self.forget_members(&earlier.record);
+        }
+        for member in &record.agents {
+            if let Some(agent) = self.agent(member.as_str()) {
+                lock(&agent.groups).insert(record.group_id.clone());
+            }
+        }
+        let inboxes = record.agents.iter().map(Address::agent).collect();
+        self.groups
+            .pin()
+            .insert(record.group_id.clone(), Arc::new(Group { record, inboxes }));
+    }
+
+    pub fn remove_group(&self, id: &GroupId) {
+        if let Some(group) = self.groups.pin().remove(id) {
+            self.forget_members(&group.record);
+        }
+    }
+
+    fn forget_members(&self, record: &GroupRecord) {
+        for agent in record.agents.iter().filter_map(|member| self.agent(member.as_str())) {
+            lock(&agent.groups).remove(&record.group_id);
+        }
+    }
+
+    /// Groups in order of id, after `after`.
+    pub fn list_groups(&self, after: Option<&GroupId>, limit: usize) -> Vec<Arc<GroupRecord>> {
+        let groups = self.groups.pin();
+        let later = groups.iter().filter(|(id, _)| after.is_none_or(|after| *id > after));
+        let mut records: Vec<_> = later.map(|(_, group)| group.record.clone()).collect();
+        records.sort_unstable_by(|one, other| one.group_id.cmp(&other.group_id));
+        records.truncate(limit);
+        records
+    }
+}
+
+fn passes(filter: &AgentFilter, view: &AgentView) -> bool {
+    let record = view.record.as_deref();
+    let has_capability = |wanted| record.is_some_and(|record| record.capabilities.contains(wanted));
+    let has_protocol = |wanted| record.is_some_and(|record| record.protocols.contains(wanted));
+    filter.capability.as_ref().is_none_or(has_capability)
+        && filter.protocol.as_ref().is_none_or(has_protocol)
+        && filter.online.is_none_or(|online| online == (view.sessions > 0))
+}
+
+/// Locks guard single collections; a panic while one is held leaves the collection itself whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,198 @@
+//! A live session: its lane, its credit, its way out.
+//!
+//! Workers push hand-outs into the lane; the edge's one task drains it. What only costs when used (the lane's rings) is
+//! allocated by the first message, so that an idle session stays small.
+
+use std::{
+    collections::BTreeSet,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use super::{
+    config::Config,
+    directory::lock,
+    surface::{ConnectionView, Delivery, Goodbye, Protocol, SessionId, Window},
+};
+use crate::{
+    delivery::{Consumer, ConsumerId, Credit, LaneBounds, QueueKind},
+    frame::{
+        Address, AgentId, PREFIX_BYTES, Priority, TopicFilter,
+        limits::{BODY_BYTES_MAX, ENVELOPE_BYTES_MAX},
+    },
+    queue::{self, Bounds, Weigh},
+    time::Timestamp,
+};
+
+/// Deliveries that one worker's step hands to one session, of one priority.
+#[derive(Debug)]
+pub(super) struct Chunk(pub Vec<Delivery>);
+
+impl Weigh for Chunk {
+    fn weight_bytes(&self) -> usize {
+        self.0.iter().map(|delivery| delivery.frame.encoded_len()).sum()
+    }
+}
+
+/// Chunks of QoS 0 in a lane: a ring of so many slots and a window's takes 51 KiB, where one of `lane_frames_max` would take 174.
+const LANE_CHUNKS_MAX: usize = 1024;
+/// Room in a lane, in bytes, beyond its bounds for QoS 0 and a session's window: one largest message may pass a window alone.
+const LANE_BYTES_SLACK: usize = BODY_BYTES_MAX + ENVELOPE_BYTES_MAX + PREFIX_BYTES;
+
+#[derive(Debug)]
+pub(super) struct SessionCore {
+    pub id: SessionId,
+    pub agent: AgentId,
+    pub protocol: Protocol,
+    pub since: Timestamp,
+    pub credit: Arc<Credit>,
+    pub visibility_timeout: Option<std::time::Duration>,
+    /// The queue of its own: `agent:ID#TOKEN`.
+    pub own_queue: Address,
+    pub own_queue_kind: QueueKind,
+    pub takes_inbox: bool,
+    lane: queue::Sender<Chunk>,
+    /// Queues that it opened, each once.
+    opened: Mutex<Vec<(Address, QueueKind)>>,
+    pub subscriptions: Mutex<BTreeSet<TopicFilter>>,
+    goodbye: AtomicU8,
+}
+
+/// What a new session is made of.
+pub(super) struct NewSession {
+    pub id: SessionId,
+    pub agent: AgentId,
+    pub protocol: Protocol,
+    pub since: Timestamp,
+    pub window: Window,
+    pub visibility_timeout: Option<std::time::Duration>,
+    pub own_queue: Address,
+    pub own_queue_kind: QueueKind,
+    pub takes_inbox: bool,
+}
+
+impl SessionCore {
+    pub fn new(new: NewSession, config: &Config) -> (Arc<Self>, queue::Receiver<Chunk>) {
+        // A chunk holds one frame at least, so that many slots hold all that may be in a lane. A ring is allocated when first used.
+        let slots = LANE_CHUNKS_MAX + config.in_flight_messages_max as usize;
+        let bytes = config.lane_bytes_max + usize::try_from(config.in_flight_bytes_max).unwrap_or(usize::MAX / 2);
+        let (lane, receiver) = queue::lanes(Bounds {
+            items_per_lane_max: NonZeroUsize::new(slots).unwrap_or(NonZeroUsize::MIN),
+            bytes_max: NonZeroUsize::new(bytes.saturating_add(LANE_BYTES_SLACK)).unwrap_or(NonZeroUsize::MIN),
+        });
+        let bounds = LaneBounds {
+            chunks_max: LANE_CHUNKS_MAX,
+            frames_max: config.lane_frames_max,
+            bytes_max: config.lane_bytes_max,
+        };
+        let credit = Credit::with_lane(new.window.messages, new.window.bytes, bounds);
+        let core = Self {
+            id: new.id,
+            agent: new.agent,
+            protocol: new.protocol,
+            since: new.since,
+            credit: Arc::new(credit),
+            visibility_timeout: new.visibility_timeout,
+            own_queue: new.own_queue,
+            own_queue_kind: new.own_queue_kind,
+            takes_inbox: new.takes_inbox,
+            lane,
+            opened: Mutex::default(),
+            subscriptions: Mutex::default(),
+            goodbye: AtomicU8::new(0),
+        };
+        (Arc::new(core), receiver)
+    }
+
+    pub fn consumer(&self) -> Consumer {
+        Consumer {
+            id: ConsumerId(self.id.0),
+            agent: self.agent.clone(),
+            protocol: self.protocol.name(),
+            credit: self.credit.clone(),
+            visibility_timeout: self.visibility_timeout,
+        }
+    }
+
+    /// Pushes a chunk; false where the lane is closed. It is never full: QoS 0 stops at the lane's bounds before (see
+    /// [`Credit::lane_has_room`]), and beyond them there is room for all that credit can have in flight.
+    pub fn push(&self, priority: Priority, chunk: Chunk) -> bool {
+        let (frames, bytes) = (chunk.0.len(), chunk.weight_bytes());
+        self.credit.enter_lane(frames, bytes);
+        let pushed = self.lane.try_push(priority, chunk).is_ok();
+        if !pushed {
+            self.credit.leave_lane(frames, bytes);
+        }
+        pushed
+    }
+
+    /// The session's writer took a chunk out of the lane.
+    pub fn taken(&self, chunk: &Chunk) {
+        self.credit.leave_lane(chunk.0.len(), chunk.weight_bytes());
+    }
+
+    /// Ends the session from the fabric's side: the receiver drains what is there, then hears why. The first reason stands.
+    pub fn say_goodbye(&self, why: Goodbye) {
+        let code = 1 + GOODBYES.iter().position(|known| *known == why).unwrap_or_default() as u8;
+        let _ = self
+            .goodbye
+            .compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        self.lane.close();
+    }
+
+    pub fn goodbye(&self) -> Option<Goodbye> {
+        let code = usize::from(self.goodbye.load(Ordering::Acquire));
+        code.checked_sub(1).and_then(|at| GOODBYES.get(at)).copied()
+    }
+
+    pub fn close_lane(&self) {
+        self.lane.close();
+    }
+
+    /// Notes that a queue is open; false where it was already.
+    pub fn note_opened(&self, address: &Address, kind: QueueKind) -> bool {
+        let mut opened = lock(&self.opened);
+        let is_new = opened.iter().all(|(known, _)| known != address);
+        if is_new {
+            opened.push((address.clone(), kind));
+        }
+        is_new
+    }
+
+    /// Notes that a queue is closed; false where it was not open.
+    pub fn note_closed(&self, address: &Address) -> bool {
+        let mut opened = lock(&self.opened);
+        let before = opened.len();
+        opened.retain(|(known, _)| known != address);
+        opened.len() < before
+    }
+
+    pub fn opened(&self) -> Vec<(Address, QueueKind)> {
+        lock(&self.opened).clone()
+    }
+
+    pub fn view(&self) -> ConnectionView {
+        let window = |(messages, bytes)| Window { messages, bytes };
+        ConnectionView {
+            session: self.id,
+            agent: self.agent.clone(),
+            protocol: self.protocol,
+            since: self.since,
+            window: window(self.credit.window()),
+            in_flight: window(self.credit.taken()),
+            queue_depth: self.credit.in_lane(),
+            subscriptions: lock(&self.subscriptions).iter().cloned().collect(),
+        }
+    }
+}
+
+const GOODBYES: [Goodbye; 5] = [
+    Goodbye::Draining,
+    Goodbye::AgentRemoved,
+    Goodbye::Kicked,
+    Goodbye::SlowConsumer,
+    Goodbye::TakenOver,
+];

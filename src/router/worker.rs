@@ -1,0 +1,629 @@
+//! A shard worker: a thread that runs many shards over one inbox.
+//!
+//! [`Shards::step`] is the plain function in the middle: it takes what came in, runs the shards' machines and hands on what they want
+//! done. The thread around it waits, reads the clock and nothing else. A commit takes the operations of all shards at once and
+//! completes asynchronously; the next batch is taken in meanwhile.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use hashbrown::HashMap;
+
+use super::{
+    ask::Ask,
+    config::Config,
+    counters::{CountersSnapshot, WorkerCounters},
+    directory::Directory,
+    error::FabricError,
+    passed::PassedRing,
+    port::{Action, CommitOutcome, Decision, Policy, ShardCommit, Store, StoreError},
+    session::{Chunk, SessionCore},
+    surface::{Accepted, AcceptedStatus, Delivery, DeliveryId, SessionId, Settled},
+    workers::{Command, Control, Inbound, SettleCommand, WorkerHandle, Workers},
+};
+use crate::{
+    delivery::{
+        Acceptance, After, Consumer, ConsumerId, Copies, Gate, HandOut, Held, Limits, Out, QueueKind, Relay,
+        ShardState, Verdict, WorkerMark,
+    },
+    frame::{
+        Address, AgentId, Frame, Seq, ShardId, TrackingId,
+        record::{Fence, IdHash, MessageKey, ShardImage},
+    },
+    queue,
+    time::{self, Timestamp},
+};
+
+/// What a sender is told to wait when a mailbox is full: long enough for a receiver to make room.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Commands taken from the inbox in one step: large enough to amortize a commit, small enough to keep a step below a millisecond.
+const STEP_BUDGET: usize = 512;
+/// Control messages taken in one step.
+const CONTROL_BUDGET: usize = 4096;
+/// Commits that one worker has under way: one that syncs, one that is written, and one that is gathered.
+const COMMITS_MAX: usize = 3;
+/// How often deadlines of shards are looked at, in milliseconds: the resolution of expiry, back-off and visibility.
+const TICK_MS: u64 = 5;
+/// Longest sleep of an idle worker.
+const PARK_MAX: Duration = Duration::from_millis(500);
+
+/// What a commit under way will be followed by.
+#[derive(Debug)]
+struct InFlight {
+    commit: u64,
+    started: Instant,
+    shards: Vec<(usize, Vec<After<Ask>>)>,
+}
+
+/// A shard and its fence.
+#[derive(Debug)]
+pub(super) struct Owned {
+    pub id: ShardId,
+    pub fence: Fence,
+    pub state: ShardState<Ask>,
+    is_active: bool,
+}
+
+/// What a worker knows of the world.
+pub(super) struct WorkerContext {
+    pub index: usize,
+    pub workers: Arc<Workers>,
+    pub store: Arc<dyn Store>,
+    pub policy: Arc<dyn Policy>,
+    pub directory: Arc<Directory>,
+    pub config: Arc<Config>,
+    pub unattended: flume::Sender<AgentId>,
+}
+
+/// The shards of one worker: its whole state.
+pub(super) struct Shards {
+    context: WorkerContext,
+    handle: Arc<WorkerHandle>,
+    counters: Arc<WorkerCounters>,
+    shards: Vec<Owned>,
+    active: Vec<usize>,
+    sessions: HashMap<ConsumerId, Attached>,
+    in_flight: VecDeque<InFlight>,
+    next_commit: u64,
+    out: Out<Ask>,
+    next_tick: Timestamp,
+    receipts_max: usize,
+    pub passed: PassedRing,
+    stopping: bool,
+}
+
+/// A session that has queues open here.
+struct Attached {
+    core: Arc<SessionCore>,
+    queues: Vec<Address>,
+}
+
+impl Shards {
+    /// The worker's shards from what the store holds of them.
+    pub fn new(context: WorkerContext, limits: &Arc<Limits>, images: Vec<(ShardId, Fence, ShardImage)>) -> Self {
+        let (now, mark) = (time::now(), WorkerMark::of(context.index));
+        let shards = images
+            .into_iter()
+            .map(|(id, fence, image)| Owned {
+                id,
+                fence,
+                state: ShardState::recover(fence.epoch, image, limits.clone(), mark, now),
+                is_active: false,
+            })
+            .collect();
+        let handle = context.workers.handles[context.index].clone();
+        let receipts_max = (context.config.receipts_max / context.workers.handles.len()).max(1);
+        let mut this = Self {
+            counters: handle.counters.clone(),
+            handle,
+            passed: PassedRing::new(context.config.debug_envelopes),
+            context,
+            shards,
+            active: Vec::new(),
+            sessions: HashMap::new(),
+            in_flight: VecDeque::new(),
+            next_commit: 0,
+            out: Out::default(),
+            next_tick: now,
+            receipts_max,
+            stopping: false,
+        };
+        // What was under way before a restart goes on at once: fan-outs that were not marked done.
+        (0..this.shards.len()).for_each(|local| this.mark_active(local));
+        this
+    }
+
+    /// Runs until it is told to stop.
+    pub fn run(mut self, mut inbox: queue::Receiver<Command>) {
+        let mut commands = Vec::with_capacity(STEP_BUDGET);
+        loop {
+            if self.has_room() {
+                inbox.drain(STEP_BUDGET, &mut commands);
+            }
+            let now = time::now();
+            let worked = self.step(&mut commands, now);
+            if self.stopping && !worked && self.in_flight.is_empty() && self.active.is_empty() {
+                return;
+            }
+            if !worked {
+                self.wait(&mut inbox, now);
+            }
+        }
+    }
+
+    fn wait(&self, inbox: &mut queue::Receiver<Command>, now: Timestamp) {
+        let patience = self.next_tick.since(now).clamp(Duration::from_millis(1), PARK_MAX);
+        if self.has_room() {
+            inbox.park_timeout(patience);
+        } else {
+            // The inbox is not looked at until a commit completes, which unparks the thread.
+            std::thread::park_timeout(patience);
+        }
+    }
+
+    /// True while another batch may be taken in: otherwise the inbox fills up, and its bound is what senders meet.
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < COMMITS_MAX
+    }
+
+    /// Does what the control messages, the commands and the time ask for. False: there was nothing to do.
+    ///
+    /// Control first: what was in the control queue when a command came in may be what the command relies on (a reply's session).
+    fn step(&mut self, commands: &mut Vec<Command>, now: Timestamp) -> bool {
+        let controls = self.handle.control.len().min(CONTROL_BUDGET);
+        let worked = controls > 0 || !commands.is_empty() || !self.active.is_empty();
+        for _ in 0..controls {
+            if let Some(control) = self.handle.control.pop() {
+                self.control(control, now);
+            }
+        }
+        for command in commands.drain(..) {
+            match command {
+                Command::Publish(batch) => self.publish(batch, now),
+                Command::Settle(batch) => batch.into_iter().for_each(|settle| self.settle(settle, now)),
+                Command::Detach { session, queue } => self.detach(&session, &queue, now),
+            }
+        }
+        if worked {
+            self.next_tick = self.next_tick.min(now + Duration::from_millis(TICK_MS));
+        }
+        // The second condition holds after the wall clock was set back.
+        if now >= self.next_tick || self.next_tick > now + PARK_MAX {
+            self.tick(now);
+        }
+        self.flush(now);
+        worked
+    }
+
+    fn local(&self, shard: ShardId) -> usize {
+        shard.index() / self.context.workers.handles.len()
+    }
+
+    fn mark_active(&mut self, local: usize) {
+        let owned = &mut self.shards[local];
+        if !owned.is_active {
+            owned.is_active = true;
+            self.active.push(local);
+        }
+    }
+
+    /// A shard's state, for questions.
+    pub fn state(&self, shard: ShardId) -> &ShardState<Ask> {
+        &self.shards[self.local(shard)].state
+    }
+
+    /// All shards of this worker.
+    pub fn all(&self) -> impl Iterator<Item = &Owned> {
+        self.shards.iter()
+    }
+
+    /// Runs a shard's machine and hands on what it wants done.
+    fn run_shard(&mut self, local: usize, run: impl FnOnce(&mut ShardState<Ask>, &mut Out<Ask>, &Gate<'_>)) {
+        self.mark_active(local);
+        let policy = self.context.policy.clone();
+        run(&mut self.shards[local].state, &mut self.out, &may_receive(&*policy));
+        self.hand_on(local, None);
+    }
+
+    fn publish(&mut self, batch: Vec<Inbound>, now: Timestamp) {
+        let bytes: usize = batch.iter().map(|inbound| inbound.publish.frame.body.len()).sum();
+        self.counters.body_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.passed.note(&batch);
+        for Inbound { shard, publish } in batch {
+            let envelope = publish.answer.is_some().then(|| publish.frame.envelope.clone());
+            self.run_shard(self.local(shard), |state, out, gate| {
+                state.handle_publish(publish, now, out, gate);
+                // Only a refusal is answered at once, and only it has to name the address.
+                let refused = |verdict: &Verdict| matches!(verdict, Verdict::QueueFull { .. } | Verdict::Unknown);
+                if let (Some(envelope), Some((ask, verdict))) =
+                    (envelope, out.answers.pop_if(|(_, verdict)| refused(verdict)))
+                {
+                    ask.fail(refusal(&verdict, envelope.address()));
+                }
+            });
+        }
+    }
+
+    fn settle(&mut self, settle: SettleCommand, now: Timestamp) {
+        let SettleCommand {
+            shard,
+            seq,
+            lease,
+            agent,
+            nack,
+            ask,
+        } = settle;
+        self.run_shard(self.local(shard), |state, out, _| match nack {
+            None => state.handle_ack(seq, lease, &agent, ask, now, out),
+            Some(nack) => state.handle_nack(seq, lease, &agent, nack, ask, now, out),
+        });
+    }
+
+    fn control(&mut self, control: Control, now: Timestamp) {
+        match control {
+            Control::Attach { session, queue, kind } => self.attach(&session, &queue, kind),
+            Control::Settle(batch) => batch.into_iter().for_each(|settle| self.settle(settle, now)),
+            Control::Detach { session, queue } => self.detach(&session, &queue, now),
+            Control::Credit { session } => self.credit(session),
+            Control::OpenDurable { queue } => {
+                let local = self.local(queue.home_shard());
+                self.run_shard(local, |state, _, _| state.handle_open_durable(&queue));
+            }
+            Control::RemoveQueue { queue, done } => {
+                let local = self.local(queue.home_shard());
+                self.run_shard(local, |state, out, _| state.handle_remove_queue(&queue, now, out));
+                // The caller went away: the queue is removed all the same.
+                let _ = done.send(());
+            }
+            Control::Committed { commit, outcome } => self.committed(commit, outcome, now),
+            Control::Loaded { shard, frames } => self.loaded(shard, frames, now),
+            Control::Copies { shard, copies } => {
+                self.run_shard(self.local(shard), |state, out, gate| {
+                    state.handle_copies(*copies, now, out, gate)
+                });
+            }
+            Control::RelayDone { shard, seq } => {
+                self.run_shard(self.local(shard), |state, out, _| {
+                    state.handle_relay_done(seq, now, out)
+                });
+            }
+            Control::Replay { shard, seq, frame, ask } => {
+                let local = self.local(shard);
+                self.run_shard(local, |state, out, _| {
+                    state.handle_replay(seq, *frame, Some(ask), now, out)
+                });
+            }
+            Control::Inspect(question) => question(self),
+            Control::Stop => self.stopping = true,
+        }
+    }
+
+    fn attach(&mut self, session: &Arc<SessionCore>, queue: &Address, kind: QueueKind) {
+        let consumer = session.consumer();
+        let attached = self.sessions.entry(consumer.id);
+        let attached = attached.or_insert_with(|| Attached {
+            core: session.clone(),
+            queues: Vec::new(),
+        });
+        if !attached.queues.contains(queue) {
+            attached.queues.push(queue.clone());
+        }
+        let local = self.local(queue.home_shard());
+        self.run_shard(local, |state, _, _| state.handle_attach(queue, kind, consumer));
+    }
+
+    fn detach(&mut self, session: &Arc<SessionCore>, queue: &Address, now: Timestamp) {
+        let (local, id) = (self.local(queue.home_shard()), ConsumerId(session.id.0));
+        self.run_shard(local, |state, out, _| state.handle_detach(queue, id, now, out));
+        if let Some(attached) = self.sessions.get_mut(&id) {
+            attached.queues.retain(|known| known != queue);
+            if attached.queues.is_empty() {
+                self.sessions.remove(&id);
+            }
+        }
+    }
+
+    fn credit(&mut self, session: SessionId) {
+        let Some(attached) = self.sessions.get(&ConsumerId(session.0)) else {
+            return;
+        };
+        for queue in attached.queues.clone() {
+            let local = self.local(queue.home_shard());
+            self.run_shard(local, |state, _, _| state.handle_credit(&queue));
+        }
+    }
+
+    fn loaded(&mut self, shard: ShardId, frames: Vec<(Seq, Result<Frame, StoreError>)>, now: Timestamp) {
+        for (seq, frame) in frames {
+            if let Err(error) = &frame {
+                tracing::error!(%shard, seq = seq.raw(), %error, "a stored message cannot be read");
+            }
+            self.run_shard(self.local(shard), |state, out, _| {
+                state.handle_loaded(seq, frame.ok(), now, out)
+            });
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        let mut next = now + PARK_MAX;
+        let (mut held, mut oldest) = (Held::default(), now);
+        for local in 0..self.shards.len() {
+            let state = &mut self.shards[local].state;
+            let shard = state.held();
+            held.messages += shard.messages;
+            held.receipts += shard.receipts;
+            held.queues += shard.queues;
+            oldest = oldest.min(state.oldest_receipt().unwrap_or(now));
+            let deadline = state.next_deadline().unwrap_or(next);
+            if deadline <= now {
+                self.run_shard(local, |state, out, _| state.handle_timeout(now, out));
+            }
+            next = next.min(deadline);
+        }
+        self.next_tick = next.max(now + Duration::from_millis(TICK_MS));
+        for local in 0..self.shards.len() {
+            let state = &mut self.shards[local].state;
+            // A worker over its bound cuts every shard by the same fraction; one below it cuts by age alone.
+            let keep = match held.receipts {
+                receipts if receipts > self.receipts_max => state.receipts_held() * self.receipts_max / receipts,
+                _ => usize::MAX,
+            };
+            state.evict_receipts(now, keep, &mut self.out);
+            if state.has_commit() {
+                self.mark_active(local);
+            }
+        }
+        for (counter, value) in [
+            (&self.counters.messages_held, held.messages as u64),
+            (&self.counters.receipts_held, held.receipts as u64),
+            (&self.counters.queues_held, held.queues as u64),
+            (
+                &self.counters.receipt_window_held_ms,
+                now.since(oldest).as_millis() as u64,
+            ),
+        ] {
+            counter.store(value, Ordering::Relaxed);
+        }
+        let mut latency = CountersSnapshot::default();
+        self.counters.add_to(&mut latency);
+        self.handle.median_us.store(
+            latency.delivery_latency.quantile_us(0.5).unwrap_or(0),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Pumps what changed, commits, and hands the sessions what came out of all of it.
+    fn flush(&mut self, now: Timestamp) {
+        for at in 0..self.active.len() {
+            self.run_shard(self.active[at], |state, out, gate| state.pump(now, out, gate));
+        }
+        self.commit(now);
+        self.hand_out(now);
+    }
+
+    fn commit(&mut self, now: Timestamp) {
+        if self.in_flight.len() >= COMMITS_MAX {
+            return;
+        }
+        let (mut commits, mut followed) = (Vec::new(), Vec::new());
+        for local in std::mem::take(&mut self.active) {
+            self.shards[local].is_active = false;
+            let owned = &mut self.shards[local];
+            let (ops, after) = owned.state.take_commit();
+            if ops.is_empty() {
+                self.follow(local, after, now);
+                continue;
+            }
+            commits.push(ShardCommit {
+                shard: owned.id,
+                fence: owned.fence,
+                ops,
+            });
+            followed.push((local, after));
+        }
+        if commits.is_empty() {
+            return;
+        }
+        let commit = self.next_commit;
+        self.next_commit += 1;
+        self.in_flight.push_back(InFlight {
+            commit,
+            started: time::monotonic(),
+            shards: followed,
+        });
+        let handle = self.handle.clone();
+        let done = Box::new(move |outcome| handle.control(Control::Committed { commit, outcome }));
+        let level = self.context.config.durability();
+        self.context.store.commit(commits, level, done);
+    }
+
+    /// What follows without operations of its own follows the last commit of its shard that is under way, or happens now.
+    fn follow(&mut self, local: usize, after: Vec<After<Ask>>, now: Timestamp) {
+        if after.is_empty() {
+            return;
+        }
+        let under_way = self.in_flight.iter_mut().rev().flat_map(|commit| &mut commit.shards);
+        match under_way.into_iter().find(|(shard, _)| *shard == local) {
+            Some((_, followed)) => followed.extend(after),
+            None => self.run_shard(local, |state, out, gate| state.handle_committed(after, now, out, gate)),
+        }
+    }
+
+    fn committed(&mut self, commit: u64, outcome: CommitOutcome, now: Timestamp) {
+        let Some(done) = self.in_flight.pop_front() else { return };
+        assert_eq!(
+            done.commit, commit,
+            "a store completes the commits of one caller in order"
+        );
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(done.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.counters.commit_latency.record(micros, 1);
+        for ((local, after), result) in done.shards.into_iter().zip(outcome) {
+            match result {
+                Ok(()) => self.run_shard(local, |state, out, gate| state.handle_committed(after, now, out, gate)),
+                Err(error) => self.failed(local, after, &error),
+            }
+        }
+    }
+
+    fn failed(&mut self, local: usize, after: Vec<After<Ask>>, error: &StoreError) {
+        self.counters.commits_failed.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(shard = %self.shards[local].id, %error, "a commit failed");
+        self.mark_active(local);
+        self.shards[local].state.handle_failed(after, &mut self.out);
+        self.hand_on(local, Some(error));
+    }
+
+    /// Hands on what one shard wants done elsewhere. `failure`: why the verdicts that say so failed.
+    fn hand_on(&mut self, local: usize, failure: Option<&StoreError>) {
+        let shard = self.shards[local].id;
+        for (ask, verdict) in std::mem::take(&mut self.out.answers) {
+            self.answer(shard, ask, verdict, failure);
+        }
+        if !self.out.loads.is_empty() {
+            let seqs: Vec<Seq> = self.out.loads.drain(..).map(|load| load.0).collect();
+            self.load(shard, seqs);
+        }
+        for relay in std::mem::take(&mut self.out.relays) {
+            self.relay(shard, relay);
+        }
+        for (source, seq) in self.out.relayed.drain(..) {
+            self.context
+                .workers
+                .of(source)
+                .control(Control::RelayDone { shard: source, seq });
+        }
+    }
+
+    fn load(&self, shard: ShardId, seqs: Vec<Seq>) {
+        let (handle, asked) = (self.handle.clone(), seqs.clone());
+        let done = Box::new(move |frames: Vec<_>| {
+            let frames = asked.into_iter().zip(frames).collect();
+            handle.control(Control::Loaded { shard, frames });
+        });
+        self.context.store.read(shard, seqs, done);
+    }
+
+    fn relay(&self, source: ShardId, relay: Relay) {
+        let envelope = &relay.frame.envelope;
+        let copies = Copies {
+            source,
+            seq: relay.seq,
+            key: MessageKey::new(self.context.store.seed(), envelope.from(), envelope.id()),
+            id_hash: IdHash::new(envelope.id()),
+            frame: relay.frame,
+            targets: relay.targets,
+        };
+        let control = Control::Copies {
+            shard: relay.to,
+            copies: Box::new(copies),
+        };
+        self.context.workers.of(relay.to).control(control);
+    }
+
+    fn answer(&self, shard: ShardId, ask: Ask, verdict: Verdict, failure: Option<&StoreError>) {
+        match (verdict, ask) {
+            (Verdict::Accepted(acceptance), ask) => ask.answer_send(Ok(self.accepted(shard, &acceptance))),
+            (Verdict::Settled, ask) => ask.answer_settle(Settled::Done),
+            (Verdict::Stale, ask) => ask.answer_settle(Settled::Stale),
+            (Verdict::Replayed { seq }, Ask::Replay(caller)) => drop(caller.send(Ok(seq))),
+            (Verdict::Replayed { .. }, _) => unreachable!("only a replay is answered so"),
+            (Verdict::Unknown | Verdict::QueueFull { .. }, ask) => {
+                ask.fail(FabricError::UnknownMessage("of that id among the dead letters".into()));
+            }
+            (Verdict::Failed, ask) => {
+                let error = failure.cloned().unwrap_or(StoreError::Closed);
+                ask.fail(error.into());
+            }
+        }
+    }
+
+    fn accepted(&self, shard: ShardId, acceptance: &Acceptance) -> Accepted {
+        let session = acceptance.consumer.and_then(|consumer| self.sessions.get(&consumer));
+        let median_us = self.handle.median_us.load(Ordering::Relaxed);
+        let estimate = || time::now() + Duration::from_micros(median_us);
+        Accepted {
+            status: acceptance.status.map_or(AcceptedStatus::Dropped, AcceptedStatus::Is),
+            tracking: acceptance.seq.map(|seq| TrackingId { shard, seq }),
+            duplicate: acceptance.duplicate,
+            recipients: acceptance.recipients,
+            shard,
+            protocol: session.map(|attached| attached.core.protocol),
+            estimated_delivery: (acceptance.attended && median_us > 0).then(estimate),
+        }
+    }
+
+    /// Hands the sessions their messages: one chunk for each run of one session and one priority.
+    fn hand_out(&mut self, now: Timestamp) {
+        self.counters.add(&std::mem::take(&mut self.out.counts));
+        let mut chunk = Vec::new();
+        let mut hand_outs = self.out.hand_outs.drain(..).peekable();
+        while let Some(hand_out) = hand_outs.next() {
+            let (consumer, priority) = (hand_out.consumer, hand_out.frame.envelope.priority());
+            let waited = now.since(hand_out.frame.stamp.accepted_at);
+            self.counters
+                .delivery_latency
+                .record(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), 1);
+            chunk.push(delivery(hand_out));
+            let goes_on = hand_outs
+                .peek()
+                .is_some_and(|next| next.consumer == consumer && next.frame.envelope.priority() == priority);
+            if !goes_on && let Some(attached) = self.sessions.get(&consumer) {
+                // A closed lane takes nothing: its session is detaching, which brings back what is leased to it.
+                attached.core.push(priority, Chunk(std::mem::take(&mut chunk)));
+            }
+        }
+        drop(hand_outs);
+        for (consumer, waiting) in self.out.credited.drain(..) {
+            let session = SessionId(consumer.0);
+            let waiting = waiting
+                .iter()
+                .filter_map(|worker| self.context.workers.handles.get(worker));
+            waiting.for_each(|handle| handle.control(Control::Credit { session }));
+        }
+        for address in self.out.unattended.drain(..) {
+            let agent = address.agent_id().and_then(|id| self.context.directory.agent(id));
+            if let Some(agent) = agent.filter(|agent| agent.has_webhook()) {
+                // A full list is no loss: the agent is named again with its next message.
+                drop(self.context.unattended.try_send(agent.id.clone()));
+            }
+        }
+    }
+}
+
+fn delivery(hand_out: HandOut) -> Delivery {
+    let HandOut {
+        lease, frame, queue, ..
+    } = hand_out;
+    let shard = queue.home_shard();
+    Delivery {
+        id: lease.map(|(seq, lease)| DeliveryId { shard, seq, lease }),
+        frame,
+        queue,
+    }
+}
+
+/// Why a message was refused at its queue.
+fn refusal(verdict: &Verdict, address: Address) -> FabricError {
+    match verdict {
+        Verdict::QueueFull { bound } => FabricError::QueueFull {
+            address,
+            bound,
+            retry_after: FULL_RETRY_AFTER,
+        },
+        _ => FabricError::ReplyAddressGone(address),
+    }
+}
+
+/// Policy at delivery: whether a session's agent may receive what was sent to an address (G10).
+fn may_receive(policy: &dyn Policy) -> impl Fn(&Consumer, &Frame) -> bool + '_ {
+    |consumer, frame| {
+        let action = Action::Receive {
+            to: frame.envelope.to(),
+        };
+        policy.decide(consumer.agent.as_str(), action) == Decision::Allow
+    }
+}

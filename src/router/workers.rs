@@ -1,0 +1,231 @@
+//! The handles of the shard workers: how everyone else reaches a shard.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::Thread,
+};
+
+use crossbeam::queue::SegQueue;
+use tokio::sync::oneshot;
+
+use super::{
+    ask::Ask,
+    counters::{CountersSnapshot, WorkerCounters},
+    error::FabricError,
+    port::{CommitOutcome, StoreError},
+    session::SessionCore,
+    surface::SessionId,
+    worker::Shards,
+};
+use crate::{
+    delivery::{Copies, Lease, Nack, Publish, QueueKind},
+    frame::{Address, AgentId, Frame, Priority, Seq, ShardId},
+    queue::{self, PushError, Weigh},
+};
+
+/// What comes through a worker's inbox: bounded, by priority.
+#[derive(Debug)]
+pub(super) enum Command {
+    Publish(Vec<Inbound>),
+    Settle(Vec<SettleCommand>),
+    /// Through the inbox, so that acknowledgements that the session sent before are heard first.
+    Detach {
+        session: Arc<SessionCore>,
+        queue: Address,
+    },
+}
+
+/// A message for a shard of the worker.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub shard: ShardId,
+    pub publish: Publish<Ask>,
+}
+
+/// An acknowledgement (`nack` is `None`) or a refusal.
+#[derive(Debug)]
+pub(super) struct SettleCommand {
+    pub shard: ShardId,
+    pub seq: Seq,
+    pub lease: Lease,
+    pub agent: AgentId,
+    pub nack: Option<Nack>,
+    pub ask: Option<Ask>,
+}
+
+impl Weigh for Command {
+    fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Publish(batch) => batch.iter().map(|inbound| inbound.publish.frame.encoded_len()).sum(),
+            Self::Settle(batch) => batch.len() * size_of::<SettleCommand>(),
+            Self::Detach { .. } => 0,
+        }
+    }
+}
+
+/// What comes beside the inbox. Each kind is bounded by what causes it: sessions and their queues, commits and reads in flight, the relay
+/// window, questions that callers wait for.
+pub(super) enum Control {
+    Attach {
+        session: Arc<SessionCore>,
+        queue: Address,
+        kind: QueueKind,
+    },
+    /// What the inbox had no room for.
+    Settle(Vec<SettleCommand>),
+    Detach {
+        session: Arc<SessionCore>,
+        queue: Address,
+    },
+    Credit {
+        session: SessionId,
+    },
+    OpenDurable {
+        queue: Address,
+    },
+    RemoveQueue {
+        queue: Address,
+        done: oneshot::Sender<()>,
+    },
+    Committed {
+        commit: u64,
+        outcome: CommitOutcome,
+    },
+    Loaded {
+        shard: ShardId,
+        frames: Vec<(Seq, Result<Frame, StoreError>)>,
+    },
+    Copies {
+        shard: ShardId,
+        copies: Box<Copies>,
+    },
+    RelayDone {
+        shard: ShardId,
+        seq: Seq,
+    },
+    Replay {
+        shard: ShardId,
+        seq: Seq,
+        frame: Box<Frame>,
+        ask: Ask,
+    },
+    /// A question, run on the worker's state.
+    Inspect(Box<dyn FnOnce(&mut Shards) + Send>),
+    /// Finish what is under way and end the thread.
+    Stop,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+/// One worker, from outside.
+#[derive(Debug)]
+pub(super) struct WorkerHandle {
+    pub inbox: queue::Sender<Command>,
+    pub control: Arc<SegQueue<Control>>,
+    pub thread: OnceLock<Thread>,
+    pub counters: Arc<WorkerCounters>,
+    /// Median from acceptance to hand-out, in microseconds; 0: nothing measured yet.
+    pub median_us: AtomicU64,
+}
+
+impl WorkerHandle {
+    /// Sends a control message and wakes the worker. Before its thread runs the message waits.
+    pub fn control(&self, control: Control) {
+        self.control.push(control);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// All workers of the node.
+#[derive(Debug)]
+pub(super) struct Workers {
+    pub handles: Vec<Arc<WorkerHandle>>,
+}
+
+impl Workers {
+    /// The worker that runs a shard.
+    pub fn index_of(&self, shard: ShardId) -> usize {
+        shard.index() % self.handles.len()
+    }
+
+    pub fn of(&self, shard: ShardId) -> &Arc<WorkerHandle> {
+        &self.handles[self.index_of(shard)]
+    }
+
+    /// Pushes without waiting; a full or closed inbox gives the command back with the reason.
+    pub fn try_push(&self, worker: usize, priority: Priority, command: Command) -> Result<(), (Command, FabricError)> {
+        self.handles[worker].inbox.try_push(priority, command).map_err(refused)
+    }
+
+    /// Pushes, waiting for room.
+    pub async fn push(
+        &self,
+        worker: usize,
+        priority: Priority,
+        command: Command,
+    ) -> Result<(), (Command, FabricError)> {
+        self.handles[worker]
+            .inbox
+            .push(priority, command)
+            .await
+            .map_err(refused)
+    }
+
+    /// Asks one worker a question about its shards.
+    pub async fn inspect<R: Send + 'static>(
+        &self,
+        shard: ShardId,
+        question: impl FnOnce(&mut Shards) -> R + Send + 'static,
+    ) -> Result<R, FabricError> {
+        self.inspect_worker(self.index_of(shard), question).await
+    }
+
+    /// Asks a worker, by its index.
+    pub async fn inspect_worker<R: Send + 'static>(
+        &self,
+        worker: usize,
+        question: impl FnOnce(&mut Shards) -> R + Send + 'static,
+    ) -> Result<R, FabricError> {
+        let (sender, receiver) = oneshot::channel();
+        let inspect = move |shards: &mut Shards| drop(sender.send(question(shards)));
+        self.handles[worker].control(Control::Inspect(Box::new(inspect)));
+        receiver.await.map_err(|_| FabricError::Draining)
+    }
+
+    pub fn counters(&self) -> CountersSnapshot {
+        let mut snapshot = CountersSnapshot::default();
+        for handle in &self.handles {
+            handle.counters.add_to(&mut snapshot);
+            snapshot.inbox_depth += handle.inbox.occupancy().items.iter().sum::<usize>() as u64;
+        }
+        let held = |handle: &Arc<WorkerHandle>| handle.counters.receipt_window_held_ms.load(Ordering::Relaxed);
+        snapshot.receipt_window_held_ms = self.handles.iter().map(held).max().unwrap_or_default();
+        snapshot
+    }
+}
+
+fn refused(error: PushError<Command>) -> (Command, FabricError) {
+    match error {
+        PushError::Full { item, .. } => {
+            let retry_after = std::time::Duration::from_millis(50);
+            (
+                item,
+                FabricError::Overloaded {
+                    what: "worker inbox",
+                    retry_after,
+                },
+            )
+        }
+        PushError::Closed(item) => (item, FabricError::Draining),
+    }
+}
