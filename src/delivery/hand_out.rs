@@ -57,7 +57,6 @@ impl<A> ShardState<A> {
         let Some(ix) = self.find_queue(address.hash64(), address.as_str()) else {
             return;
         };
-        self.queue_mut(ix).consumers.retain(|known| known.id != consumer);
         let mut leased: Vec<Seq> = self.queue(ix).leased.iter().copied().collect();
         leased.sort_unstable();
         for seq in leased {
@@ -66,13 +65,13 @@ impl<A> ShardState<A> {
                 self.end_attempt(seq, None, now, out);
             }
         }
+        // Only now: what was leased gives its credit back, which the session may use in other queues.
+        self.queue_mut(ix).consumers.retain(|known| known.id != consumer);
         if self.queue(ix).kind == QueueKind::Ephemeral && self.queue(ix).consumers.is_empty() {
             self.purge_queue(ix, now, out);
         }
+        self.mark_dirty(ix);
         self.forget_idle_queue(ix);
-        if self.queues[ix as usize].is_some() {
-            self.mark_dirty(ix);
-        }
     }
 
     /// A session has credit again, or a new window.
@@ -85,7 +84,8 @@ impl<A> ShardState<A> {
     /// Hands out what the queues that changed allow, and relays what waits in the outbox.
     pub fn pump(&mut self, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         while let Some(ix) = self.dirty.pop() {
-            if self.queues[ix as usize].is_some() {
+            if let Some(queue) = self.queues[ix as usize].as_mut() {
+                queue.dirty = false;
                 self.pump_queue(ix, now, out, gate);
                 self.forget_idle_queue(ix);
             }
@@ -94,7 +94,11 @@ impl<A> ShardState<A> {
     }
 
     fn pump_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        if self.queue(ix).consumers.is_empty() {
+        let queue = self.queue(ix);
+        if queue.consumers.is_empty() {
+            if queue.kind == QueueKind::Inbox && queue.has_waiting() {
+                out.unattended.push(queue.address.clone());
+            }
             return;
         }
         let mut open = [true; Priority::COUNT];
@@ -148,7 +152,7 @@ impl<A> ShardState<A> {
             Err(NoConsumer::NoCredit) => Step::QueueWaits,
             Err(NoConsumer::NoneFits) => {
                 queue.pop(priority);
-                queue.parked.push(seq);
+                queue.parked.insert(seq);
                 if let Some(message) = self.messages.get_mut(&seq) {
                     message.state = State::Parked;
                 }

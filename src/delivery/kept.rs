@@ -69,6 +69,8 @@ impl<A> ShardState<A> {
         queue.history.remove(&seq);
         self.messages.remove(&seq);
         self.ops.push(Op::Forget { seq });
+        // It may have been the last that held its queue.
+        self.mark_dirty(ix);
     }
 
     /// The newest dead letter of an address with that message id.

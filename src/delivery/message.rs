@@ -44,6 +44,8 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Yes,
+    /// Its enqueue is under way. Nothing positive is said of it yet (G1).
+    Committing,
     /// In an ephemeral session queue.
     InMemory,
 }
@@ -99,6 +101,7 @@ impl Message {
     /// The same message as it enters its queue anew, with every attempt ahead of it.
     pub fn replayed(&self, frame: &Frame) -> Self {
         Self {
+            stored: Stored::Committing,
             state: State::Committing,
             attempts: 0,
             accepted_at: frame.stamp.accepted_at,
@@ -125,11 +128,10 @@ impl Message {
     }
 
     pub fn status(&self) -> Status {
-        match self.state {
-            State::Leased { .. } | State::Settling { .. } => Status::Sent,
-            State::Relaying { .. } if self.targets.is_some() => Status::Queued,
-            _ if !self.sent_at.is_never() => Status::Sent,
-            _ => Status::Queued,
+        if self.sent_at.is_never() {
+            Status::Queued
+        } else {
+            Status::Sent
         }
     }
 

@@ -119,7 +119,7 @@ pub(super) struct Queue {
     lanes: [VecDeque<Seq>; Priority::COUNT],
     /// Handed out before and come back: they stand before everything in their lane that is younger.
     returned: [BTreeSet<Seq>; Priority::COUNT],
-    pub parked: Vec<Seq>,
+    pub parked: BTreeSet<Seq>,
     /// What is left of each priority's share in this round.
     shares: [usize; Priority::COUNT],
     /// Messages and bytes that count against the bounds: everything that is not settled.
@@ -128,6 +128,12 @@ pub(super) struct Queue {
     pub consumers: Vec<Consumer>,
     next_consumer: usize,
     pub leased: HashSet<Seq>,
+    /// Messages whose settle is not committed yet: they still point here.
+    pub settling: usize,
+    /// Its agent, group or session is gone: no address leads here any more.
+    pub removed: bool,
+    /// Listed for the next pump.
+    pub dirty: bool,
     pub dead_letters: BTreeSet<Seq>,
     pub history: BTreeSet<Seq>,
 }
@@ -140,13 +146,16 @@ impl Queue {
             retention: Duration::ZERO,
             lanes: Default::default(),
             returned: Default::default(),
-            parked: Vec::new(),
+            parked: BTreeSet::new(),
             shares: Priority::WEIGHTS,
             messages: 0,
             bytes: 0,
             consumers: Vec::new(),
             next_consumer: 0,
             leased: HashSet::new(),
+            settling: 0,
+            removed: false,
+            dirty: false,
             dead_letters: BTreeSet::new(),
             history: BTreeSet::new(),
         }
@@ -154,8 +163,9 @@ impl Queue {
 
     /// True where nothing would be lost by forgetting the queue. A durable session's queue stays until it is removed.
     pub fn is_idle(&self) -> bool {
-        self.kind != QueueKind::DurableSession
+        (self.kind != QueueKind::DurableSession || self.removed)
             && self.messages == 0
+            && self.settling == 0
             && self.consumers.is_empty()
             && self.dead_letters.is_empty()
             && self.history.is_empty()
@@ -167,6 +177,11 @@ impl Queue {
 
     pub fn push_returned(&mut self, priority: Priority, seq: Seq) {
         self.returned[priority.index()].insert(seq);
+    }
+
+    /// True where a message is ready to be handed out, or waits for a consumer that fits it.
+    pub fn has_waiting(&self) -> bool {
+        Priority::DESCENDING.into_iter().any(|p| self.front(p).is_some()) || !self.parked.is_empty()
     }
 
     /// The next message of one priority; it stays.
@@ -254,7 +269,7 @@ impl Queue {
     }
 
     /// Parked messages go back to their lanes: a consumer came that may fit them.
-    pub fn unpark(&mut self) -> Vec<Seq> {
+    pub fn unpark(&mut self) -> BTreeSet<Seq> {
         std::mem::take(&mut self.parked)
     }
 }

@@ -71,7 +71,11 @@ impl<A> ShardState<A> {
         queue.messages += 1;
         queue.bytes += message.weight();
         match state {
-            State::Ready => queue.push(stored.priority, seq),
+            State::Ready => {
+                queue.push(stored.priority, seq);
+                // The first pump names inboxes that nobody attends.
+                self.mark_dirty(ix);
+            }
             State::Delayed => self.timers.push(Reverse((stored.not_before, Timer::BackoffEnds(seq)))),
             _ => self.outbox.push_back(seq),
         }
@@ -89,11 +93,13 @@ impl<A> ShardState<A> {
             return;
         };
         self.purge_queue(ix, now, out);
-        let queue = self.queue_mut(ix);
-        if queue.kind == QueueKind::DurableSession {
-            // No longer held by its kind; it goes once its settles are committed.
-            queue.kind = QueueKind::Ephemeral;
+        // Unlinked at once, so that nothing enters it any more; its place is free once its settles are committed.
+        if let Ok(entry) = self.by_address.find_entry(address.hash64(), |other| *other == ix) {
+            entry.remove();
         }
+        let queue = self.queue_mut(ix);
+        queue.removed = true;
+        queue.consumers.clear();
         self.forget_idle_queue(ix);
     }
 

@@ -64,7 +64,7 @@ impl<A> ShardState<A> {
                 self.settle(seq, Status::DeadLettered, Reason::Refused, answer, now, out);
             }
             (Holding::Leased, Nack::Release) => {
-                self.release(seq, out);
+                self.release(seq, now, out);
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
             }
             (Holding::Leased, Nack::Retry(after)) => {
@@ -126,6 +126,10 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        // Its timer may have passed while it was handed out; a message has one end, and expiry came first.
+        if message.is_expired(now) {
+            return self.expire(seq, now, out);
+        }
         if message.attempts >= self.limits.max_deliver {
             return self.settle(seq, Status::DeadLettered, Reason::MaxDeliver, None, now, out);
         }
@@ -145,18 +149,26 @@ impl<A> ShardState<A> {
         }
     }
 
-    fn release(&mut self, seq: Seq, out: &mut Out<A>) {
+    fn release(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
         self.end_lease(seq, out);
-        if let Some(message) = self.messages.get_mut(&seq) {
-            message.attempts = message.attempts.saturating_sub(1);
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.attempts = message.attempts.saturating_sub(1);
+        if message.is_expired(now) {
+            return self.expire(seq, now, out);
         }
         self.return_to_lane(seq);
     }
 
+    /// A message that was handed out, delayed or parked waits again; one that was settled meanwhile does not (G7).
     pub(super) fn return_to_lane(&mut self, seq: Seq) {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        if !matches!(message.state, State::Leased { .. } | State::Delayed | State::Parked) {
+            return;
+        }
         message.state = State::Ready;
         let (ix, priority) = (message.queue, message.priority);
         self.queue_mut(ix).push_returned(priority, seq);
@@ -191,6 +203,10 @@ impl<A> ShardState<A> {
                 self.end_lease(seq, out);
                 lease
             }
+            Some(State::Relaying { shards_left: 1.. }) => {
+                self.relaying -= 1;
+                Lease::default()
+            }
             Some(_) => Lease::default(),
         };
         match status {
@@ -199,7 +215,7 @@ impl<A> ShardState<A> {
             Status::Rejected => out.counts.rejected += 1,
             Status::Delivered | Status::Queued | Status::Sent => {}
         }
-        let keep = self.keep_of(seq, status, now);
+        let keep = self.keep_of(seq, status, reason, now);
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
@@ -209,10 +225,11 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.messages -= 1;
         queue.bytes -= weight;
+        queue.settling += usize::from(stored != Stored::InMemory);
         let settle_no = self.next_settle;
         self.next_settle = settle_no.next();
         match stored {
-            Stored::Yes => {
+            Stored::Yes | Stored::Committing => {
                 self.ops.push(Op::Settle {
                     settle_no,
                     receipt,
@@ -229,7 +246,7 @@ impl<A> ShardState<A> {
         }
     }
 
-    fn keep_of(&self, seq: Seq, status: Status, now: Timestamp) -> Keep {
+    fn keep_of(&self, seq: Seq, status: Status, reason: Reason, now: Timestamp) -> Keep {
         let Some(message) = self.messages.get(&seq) else {
             return Keep::Nothing;
         };
@@ -238,6 +255,7 @@ impl<A> ShardState<A> {
         match (status, queue.kind) {
             (_, QueueKind::Ephemeral) => Keep::Nothing,
             (Status::DeadLettered, _) => Keep::DeadLetter(self.limits.dead_letter_until(now)),
+            _ if reason == Reason::Removed => Keep::Nothing,
             _ if !queue.retention.is_zero() && history_until > now => Keep::History(history_until),
             _ => Keep::Nothing,
         }
@@ -251,8 +269,8 @@ impl<A> ShardState<A> {
     /// A commit is done: what followed from it happens now, in order.
     pub fn handle_committed(&mut self, after: Vec<After<A>>, now: Timestamp, out: &mut Out<A>, gate: &super::Gate<'_>) {
         for item in &after {
-            if let After::Enqueued { seq, .. } = item {
-                self.enter_lane(*seq, out);
+            if let After::Enqueued { seq, .. } | After::Replayed { seq, .. } = item {
+                self.enter_lane(*seq, now, out);
             }
         }
         self.pump(now, out, gate);
@@ -269,7 +287,6 @@ impl<A> ShardState<A> {
                 }
                 After::Relayed { source, seq } => out.relayed.push((source, seq)),
                 After::Replayed { seq, answer } => {
-                    self.enter_lane(seq, out);
                     out.answers
                         .extend(answer.map(|answer| (answer, Verdict::Replayed { seq })));
                 }
@@ -322,18 +339,24 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.messages += 1;
         queue.bytes += weight;
+        queue.settling -= 1;
     }
 
     /// The settle is committed: the message leaves, or stays as what its keep says.
     fn drop_settled(&mut self, seq: Seq, keep: Keep, out: &mut Out<A>) {
-        let Some(ix) = self.messages.get(&seq).map(|message| message.queue) else {
-            return;
-        };
+        let Some(message) = self.messages.get(&seq) else { return };
+        let (ix, is_stored) = (message.queue, message.stored != Stored::InMemory);
+        let queue = self.queue_mut(ix);
+        queue.settling -= usize::from(is_stored);
+        let is_removed = queue.removed;
         match keep {
             Keep::Nothing => {
                 self.messages.remove(&seq);
             }
             Keep::DeadLetter(_) | Keep::History(_) => self.keep(seq, keep, out),
+        }
+        if is_removed {
+            self.forget_kept(seq);
         }
         self.mark_dirty(ix);
     }
