@@ -1,6 +1,6 @@
 //! From a queue to a session: attaching, the pump, and relays from a shard's outbox.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use super::{
     message::{ConsumerId, Lease, State},
@@ -15,6 +15,8 @@ use crate::{
 
 /// Messages read ahead from the store in one go: enough to hide a read behind a session's window.
 pub(super) const READ_AHEAD: usize = 64;
+/// Bytes read ahead in one go, the first message aside: a session's usual window.
+pub(super) const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 /// Decides whether a consumer may have a message (G10); asked at every hand-out.
 pub type Gate<'a> = dyn Fn(&Consumer, &Frame) -> bool + 'a;
@@ -43,7 +45,11 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.kind = kind;
         match queue.consumers.iter_mut().find(|known| known.id == consumer.id) {
-            Some(known) => *known = consumer,
+            Some(known) => {
+                // Leases are given back to the window that they were taken from.
+                debug_assert!(Arc::ptr_eq(&known.credit, &consumer.credit), "a session has one credit");
+                *known = consumer;
+            }
             None => queue.consumers.push(consumer),
         }
         for seq in self.queue_mut(ix).unpark() {
@@ -108,7 +114,8 @@ impl<A> ShardState<A> {
                 .front(priority)
                 .expect("a turn goes to a priority that has a message");
             match self.hand_out_front(ix, priority, seq, now, out, gate) {
-                Step::HandedOut | Step::Skipped => {}
+                Step::HandedOut => self.queue_mut(ix).spend(priority),
+                Step::Skipped => {}
                 Step::LaneWaits => open[priority.index()] = false,
                 Step::QueueWaits => return,
             }
@@ -135,6 +142,10 @@ impl<A> ShardState<A> {
             return Step::Skipped;
         }
         let Some(frame) = message.frame.as_deref() else {
+            // A body is read for someone who can take it; otherwise stalled sessions would fill the memory.
+            if !self.queue(ix).has_credit(message.weight(), self.worker) {
+                return Step::QueueWaits;
+            }
             self.read_ahead(ix, priority, out);
             return Step::LaneWaits;
         };
@@ -199,7 +210,18 @@ impl<A> ShardState<A> {
     }
 
     fn read_ahead(&mut self, ix: QueueIx, priority: Priority, out: &mut Out<A>) {
-        let next: Vec<Seq> = self.queue(ix).peek(priority, READ_AHEAD).collect();
+        let mut next = Vec::with_capacity(READ_AHEAD);
+        let mut bytes = 0;
+        for seq in self.queue(ix).in_order(priority) {
+            let Some(message) = self.messages.get(&seq).filter(|message| message.state == State::Ready) else {
+                continue;
+            };
+            bytes += message.weight();
+            if next.len() == READ_AHEAD || (bytes > READ_AHEAD_BYTES && !next.is_empty()) {
+                break;
+            }
+            next.push(seq);
+        }
         for seq in next {
             self.load(seq, out);
         }
@@ -209,7 +231,7 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
-        if message.frame.is_none() && !message.loading {
+        if message.frame.is_none() && !message.loading && message.wants_frame() {
             message.loading = true;
             out.loads.push(Load(seq));
         }
@@ -223,6 +245,8 @@ impl<A> ShardState<A> {
         message.loading = false;
         let (ix, is_fan_out) = (message.queue, message.targets.is_some());
         match frame {
+            // It was settled while the read was under way.
+            Some(_) if !message.wants_frame() => {}
             Some(frame) => {
                 message.frame = Some(Box::new(frame));
                 if !is_fan_out {

@@ -118,6 +118,14 @@ impl Message {
         !matches!(self.state, State::Committing | State::Settling { .. } | State::Kept)
     }
 
+    /// True where the message will be handed out or relayed yet, for which its bytes are needed.
+    pub fn wants_frame(&self) -> bool {
+        matches!(
+            self.state,
+            State::Ready | State::Delayed | State::Parked | State::Relaying { shards_left: 0 }
+        )
+    }
+
     pub fn is_expired(&self, now: Timestamp) -> bool {
         !self.expires_at.is_never() && self.expires_at <= now
     }

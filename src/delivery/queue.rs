@@ -205,10 +205,15 @@ impl Queue {
         Some(seq)
     }
 
-    /// The next few messages of one priority, in order, for reading ahead.
-    pub fn peek(&self, priority: Priority, count: usize) -> impl Iterator<Item = Seq> {
-        let returned = self.returned[priority.index()].iter().copied();
-        returned.chain(self.lanes[priority.index()].iter().copied()).take(count)
+    /// The messages of one priority in the order in which they will be popped, for reading ahead.
+    pub fn in_order(&self, priority: Priority) -> impl Iterator<Item = Seq> {
+        let mut returned = self.returned[priority.index()].iter().copied().peekable();
+        let mut fresh = self.lanes[priority.index()].iter().copied().peekable();
+        std::iter::from_fn(move || match (returned.peek(), fresh.peek()) {
+            (Some(first), Some(second)) if first > second => fresh.next(),
+            (Some(_), _) => returned.next(),
+            (None, _) => fresh.next(),
+        })
     }
 
     /// Picks the priority whose turn it is among those of `open` that have messages: 8:4:2:1, shares that nobody uses pass on (G6).
@@ -220,12 +225,17 @@ impl Queue {
         let with_share = std::iter::once(first)
             .chain(waiting)
             .find(|p| self.shares[p.index()] > 0);
-        let turn = with_share.unwrap_or_else(|| {
+        Some(with_share.unwrap_or_else(|| {
             self.shares = Priority::WEIGHTS;
             first
-        });
-        self.shares[turn.index()] -= 1;
-        Some(turn)
+        }))
+    }
+
+    /// A message of that priority was handed out. A turn that came to nothing costs no share: otherwise a queue that waits for credit
+    /// would use up the shares of its lowest priorities without a message.
+    pub fn spend(&mut self, priority: Priority) {
+        let share = &mut self.shares[priority.index()];
+        *share = share.saturating_sub(1);
     }
 
     /// Picks a consumer that fits the message, may have it and has credit, and takes the credit.
@@ -256,6 +266,16 @@ impl Queue {
             None if fitting().next().is_none() => Err(NoConsumer::NoneFits),
             None => Err(NoConsumer::NoCredit),
         }
+    }
+
+    /// True where some consumer has credit for so many bytes; each that has none keeps this worker's mark.
+    pub fn has_credit(&self, bytes: u64, worker: WorkerMark) -> bool {
+        // Every one is asked: a mark is what brings the worker back.
+        let with_room = self
+            .consumers
+            .iter()
+            .filter(|c| c.credit.has_room_or_marks(bytes, worker));
+        with_room.count() > 0
     }
 
     /// Any consumer for a QoS 0 message, chosen by the same rank; no credit is taken.
@@ -294,12 +314,17 @@ mod tests {
         for _ in 0..150 {
             let turn = queue.turn([true; 4]).unwrap();
             queue.pop(turn).unwrap();
+            queue.spend(turn);
             taken[turn.index()] += 1;
         }
         assert_eq!(taken, [10, 20, 40, 80]);
         let mut only_low = super::tests::queue();
         (0..20).for_each(|seq| only_low.push(Priority::Low, Seq::from_raw(seq)));
-        assert!((0..20).all(|_| only_low.turn([true; 4]).and_then(|p| only_low.pop(p)).is_some()));
+        for _ in 0..20 {
+            let turn = only_low.turn([true; 4]).unwrap();
+            only_low.pop(turn).unwrap();
+            only_low.spend(turn);
+        }
     }
 
     #[test]

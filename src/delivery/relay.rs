@@ -5,7 +5,7 @@
 
 use super::{
     Gate,
-    hand_out::READ_AHEAD,
+    hand_out::{READ_AHEAD, READ_AHEAD_BYTES},
     message::{Message, State},
     output::{After, Out, Relay, Targets},
     queue::QueueKind,
@@ -66,9 +66,7 @@ impl<A> ShardState<A> {
             }
             // The store has the body; the copies carry their own reference to it.
             let Some(frame) = message.frame.take() else {
-                let ahead: Vec<Seq> = self.outbox.iter().copied().take(READ_AHEAD).collect();
-                ahead.into_iter().for_each(|seq| self.load(seq, out));
-                return;
+                return self.read_outbox_ahead(out);
             };
             let shards = by_shard(message.targets.as_deref().unwrap_or_default());
             message.state = State::Relaying {
@@ -85,6 +83,18 @@ impl<A> ShardState<A> {
                 });
             }
         }
+    }
+
+    fn read_outbox_ahead(&mut self, out: &mut Out<A>) {
+        let mut bytes = 0;
+        let ahead: Vec<Seq> = (self.outbox.iter().copied().take(READ_AHEAD).enumerate())
+            .take_while(|(at, seq)| {
+                bytes += self.messages.get(seq).map_or(0, Message::weight);
+                *at == 0 || bytes <= READ_AHEAD_BYTES
+            })
+            .map(|(_, seq)| seq)
+            .collect();
+        ahead.into_iter().for_each(|seq| self.load(seq, out));
     }
 
     /// Copies from another shard (or this one).
