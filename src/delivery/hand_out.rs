@@ -1,6 +1,6 @@
 //! From a queue to a session: attaching, the pump, and relays from a shard's outbox.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     message::{ConsumerId, Lease, State},
@@ -133,11 +133,10 @@ impl<A> ShardState<A> {
     ) -> Step {
         let ready = self.messages.get(&seq).filter(|message| message.state == State::Ready);
         let Some(message) = ready else {
-            self.queue_mut(ix).pop(priority);
+            self.queue_mut(ix).pop_stale(priority);
             return Step::Skipped;
         };
         if message.is_expired(now) {
-            self.queue_mut(ix).pop(priority);
             self.expire(seq, now, out);
             return Step::Skipped;
         }
@@ -204,8 +203,7 @@ impl<A> ShardState<A> {
             queue: address,
         });
         if let Some(visible_again) = consumer.visibility_timeout {
-            self.timers
-                .push(Reverse((now + visible_again, Timer::VisibilityEnds(seq, lease))));
+            self.set_timer(now + visible_again, Timer::VisibilityEnds(seq, lease));
         }
     }
 
@@ -253,6 +251,7 @@ impl<A> ShardState<A> {
                     self.mark_dirty(ix);
                 }
             }
+            None if !message.wants_frame() => {}
             None => self.reject_damaged(seq, now, out),
         }
     }

@@ -118,6 +118,16 @@ impl Message {
         !matches!(self.state, State::Committing | State::Settling { .. } | State::Kept)
     }
 
+    /// True where the message is handed out under that lease.
+    pub fn is_leased_as(&self, lease: Lease) -> bool {
+        matches!(self.state, State::Leased { lease: held, .. } if held == lease)
+    }
+
+    /// True where the message counts against its queue's bounds.
+    pub fn is_unsettled(&self) -> bool {
+        !matches!(self.state, State::Settling { .. } | State::Kept)
+    }
+
     /// True where the message will be handed out or relayed yet, for which its bytes are needed.
     pub fn wants_frame(&self) -> bool {
         matches!(

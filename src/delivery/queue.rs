@@ -1,7 +1,7 @@
 //! One queue: four lanes of messages that wait, and the sessions that compete for them.
 //!
 //! Owns order, weights and the choice of a consumer; the messages themselves stand in the shard's table. A lane may name a
-//! message that has left since (expired, purged): whoever pops looks it up and skips it.
+//! message that has left since (expired, purged): whoever pops looks it up and skips it. At most half of a lane is such.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -16,6 +16,9 @@ use super::{
     message::ConsumerId,
 };
 use crate::frame::{Address, AddressKind, AgentId, Priority, Seq};
+
+/// Entries of messages that have left, above half of a lane, before the lane is swept.
+const STALE_SLACK: usize = 64;
 
 /// A queue's place in its shard's table.
 pub(super) type QueueIx = u32;
@@ -119,6 +122,8 @@ pub(super) struct Queue {
     lanes: [VecDeque<Seq>; Priority::COUNT],
     /// Handed out before and come back: they stand before everything in their lane that is younger.
     returned: [BTreeSet<Seq>; Priority::COUNT],
+    /// Entries of each lane whose messages have left from behind its head.
+    stale: [usize; Priority::COUNT],
     pub parked: BTreeSet<Seq>,
     /// What is left of each priority's share in this round.
     shares: [usize; Priority::COUNT],
@@ -146,6 +151,7 @@ impl Queue {
             retention: Duration::ZERO,
             lanes: Default::default(),
             returned: Default::default(),
+            stale: [0; Priority::COUNT],
             parked: BTreeSet::new(),
             shares: Priority::WEIGHTS,
             messages: 0,
@@ -203,6 +209,38 @@ impl Queue {
             self.lanes[priority.index()].pop_front();
         }
         Some(seq)
+    }
+
+    /// Removes what [`Queue::front`] showed, whose message has left.
+    pub fn pop_stale(&mut self, priority: Priority) {
+        self.pop(priority);
+        let stale = &mut self.stale[priority.index()];
+        *stale = stale.saturating_sub(1);
+    }
+
+    /// A message leaves from wherever in its lane it stands. `is_ready` tells which messages of the lane still do.
+    pub fn withdraw(&mut self, priority: Priority, seq: Seq, is_ready: impl Fn(Seq) -> bool) {
+        let at = priority.index();
+        if self.returned[at].remove(&seq) || self.parked.remove(&seq) {
+            return;
+        }
+        let lane = &mut self.lanes[at];
+        if lane.front() == Some(&seq) {
+            lane.pop_front();
+            return;
+        }
+        self.stale[at] += 1;
+        if self.stale[at] * 2 > lane.len() + STALE_SLACK {
+            lane.retain(|seq| is_ready(*seq));
+            lane.shrink_to(2 * lane.len());
+            self.stale[at] = 0;
+        }
+    }
+
+    /// Every message that is in a lane, parked or handed out; some may have left.
+    pub fn listed(&self) -> impl Iterator<Item = Seq> {
+        let lanes = self.lanes.iter().flatten().chain(self.returned.iter().flatten());
+        lanes.chain(&self.parked).chain(&self.leased).copied()
     }
 
     /// The messages of one priority in the order in which they will be popped, for reading ahead.

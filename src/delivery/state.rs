@@ -191,7 +191,7 @@ impl<A> ShardState<A> {
         let is_to_nobody = message.targets.as_ref().is_some_and(|targets| targets.is_empty());
         self.messages.insert(seq, message);
         if !expires_at.is_never() {
-            self.timers.push(Reverse((expires_at, Timer::Expire(seq))));
+            self.set_timer(expires_at, Timer::Expire(seq));
         }
         match stored {
             Stored::Yes | Stored::Committing => {
@@ -360,6 +360,23 @@ impl<A> ShardState<A> {
             }
         }
         Some(ix)
+    }
+
+    /// Tables shrink when most of what they held at their largest is gone.
+    pub(super) fn bound_memory(&mut self) {
+        const SLACK: usize = 1024;
+        self.bound_timers();
+        let is_wasteful = |capacity: usize, len: usize| capacity > 8 * len + SLACK;
+        if is_wasteful(self.messages.capacity(), self.messages.len()) {
+            self.messages.shrink_to(2 * self.messages.len());
+        }
+        if is_wasteful(self.receipts.capacity(), self.receipts.len()) {
+            self.receipts.shrink_to(2 * self.receipts.len());
+            self.settled_order.shrink_to(2 * self.settled_order.len());
+        }
+        if is_wasteful(self.keys.capacity(), self.keys.len()) {
+            self.keys.shrink_to(2 * self.keys.len());
+        }
     }
 
     pub(super) fn find_queue(&self, hash: u64, text: &str) -> Option<QueueIx> {
