@@ -89,6 +89,10 @@ impl<A> ShardState<A> {
 
     /// Hands out what the queues that changed allow, and relays what waits in the outbox.
     pub fn pump(&mut self, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        self.latest = now;
+        for copies in self.take_due_copies() {
+            self.apply_copies(copies, now, out, gate);
+        }
         while let Some(ix) = self.dirty.pop() {
             if let Some(queue) = self.queues[ix as usize].as_mut() {
                 queue.dirty = false;

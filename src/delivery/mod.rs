@@ -6,6 +6,7 @@
 
 mod config;
 mod credit;
+mod failed;
 mod hand_out;
 mod kept;
 mod message;

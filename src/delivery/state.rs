@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +20,7 @@ use super::{
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, HandOut, Out, Targets, Verdict},
     queue::{Queue, QueueIx, QueueKind},
+    relay::Copies,
 };
 use crate::{
     frame::{
@@ -65,6 +66,10 @@ pub(super) enum Timer {
     BackoffEnds(Seq),
     VisibilityEnds(Seq, Lease),
     KeptAgesOut(Seq),
+    /// A settle whose commit failed is tried again.
+    SettleAgain(Seq),
+    /// Copies whose commit failed are applied again.
+    CopiesAgain(ShardId, Seq),
 }
 
 /// One shard.
@@ -95,6 +100,13 @@ pub struct ShardState<A> {
     pub(super) next_lease: u64,
     pub(super) ops: Vec<Op>,
     pub(super) after: Vec<After<A>>,
+    /// Replays under way: the new message to its dead letter.
+    pub(super) replaying: HashMap<Seq, Seq>,
+    /// Copies whose commit failed; each source has so many under way at most as its outbox relays at once.
+    pub(super) failed_copies: BTreeMap<(ShardId, Seq), Box<Copies>>,
+    pub(super) copies_due: Vec<(ShardId, Seq)>,
+    /// The last time that a pump or a timer ran.
+    pub(super) latest: Timestamp,
     /// Queues that may have something to hand out.
     pub(super) dirty: Vec<QueueIx>,
 }
@@ -124,6 +136,10 @@ impl<A> ShardState<A> {
             next_lease: Seq::first_of(epoch).raw(),
             ops: Vec::new(),
             after: Vec::new(),
+            replaying: HashMap::new(),
+            failed_copies: BTreeMap::new(),
+            copies_due: Vec::new(),
+            latest: Timestamp::NEVER,
             dirty: Vec::new(),
         }
     }
@@ -285,7 +301,7 @@ impl<A> ShardState<A> {
     /// Answers a duplicate with the first one's receipt.
     pub(super) fn answer_known(&self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
         let Some(answer) = answer else { return };
-        let held = self.messages.get(&seq).filter(|message| message.state != State::Kept);
+        let held = self.messages.get(&seq).filter(|message| !message.is_kept());
         let verdict = match (held, self.receipts.get(&seq)) {
             (Some(_), _) => Verdict::Accepted(Acceptance {
                 duplicate: true,
