@@ -43,7 +43,7 @@ impl<A> ShardState<A> {
     }
 
     fn undo_enqueue(&mut self, seq: Seq) {
-        let Some(message) = self.messages.remove(&seq) else {
+        let Some(message) = self.remove_message(seq) else {
             return;
         };
         let newest = (message.key, message.address);

@@ -28,7 +28,6 @@ impl<A> ShardState<A> {
             reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
             settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
         };
-        message.frame = None;
         match keep {
             Keep::Nothing => {}
             Keep::DeadLetter(until) => {
@@ -87,7 +86,7 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.dead_letters.remove(&seq);
         queue.history.remove(&seq);
-        self.messages.remove(&seq);
+        self.remove_message(seq);
         // It may have been the last that held its queue.
         self.mark_dirty(ix);
         true
@@ -133,7 +132,7 @@ impl<A> ShardState<A> {
         let expires_at = message.expires_at;
         self.keys.insert((key, address), seq);
         self.by_id.insert((id_hash, seq));
-        self.messages.insert(seq, message);
+        self.insert_message(seq, message);
         if !expires_at.is_never() {
             self.set_timer(expires_at, Timer::Expire(seq));
         }

@@ -18,6 +18,8 @@ pub struct Held {
     pub messages: usize,
     pub receipts: usize,
     pub queues: usize,
+    /// Bytes of messages in memory ([`ShardState::cached_bytes`]).
+    pub cached_bytes: u64,
 }
 
 /// A kept or waiting message in a listing.
@@ -129,6 +131,7 @@ impl<A> ShardState<A> {
             messages: self.messages.len(),
             receipts: self.receipts.len(),
             queues: self.queues.len() - self.free_queues.len(),
+            cached_bytes: self.cached_bytes,
         }
     }
 }

@@ -58,7 +58,7 @@ impl<A> ShardState<A> {
             reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
             settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
         };
-        self.messages.insert(stored.seq, Message::recovered(stored, ix, state));
+        self.insert_message(stored.seq, Message::recovered(stored, ix, state));
         self.set_timer(until, Timer::KeptAgesOut(stored.seq));
     }
 
@@ -74,7 +74,7 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.messages += 1;
         queue.bytes += message.weight();
-        self.messages.insert(seq, message);
+        self.insert_message(seq, message);
         match state {
             State::Ready => {
                 self.queue_mut(ix).push(stored.priority, seq);

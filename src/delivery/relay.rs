@@ -53,8 +53,8 @@ impl<A> ShardState<A> {
             let Some(seq) = self.outbox.front().copied() else {
                 return;
             };
-            let waits = |message: &&mut Message| matches!(message.state, State::Relaying { shards_left: 0 });
-            let Some(message) = self.messages.get_mut(&seq).filter(waits) else {
+            let waits = |message: &&Message| matches!(message.state, State::Relaying { shards_left: 0 });
+            let Some(message) = self.messages.get(&seq).filter(waits) else {
                 // Settled since: its group was removed.
                 self.outbox.pop_front();
                 continue;
@@ -64,21 +64,24 @@ impl<A> ShardState<A> {
                 self.expire(seq, now, out);
                 continue;
             }
-            // The store has the body; the copies carry their own reference to it.
-            let Some(frame) = message.frame.take() else {
-                return self.read_outbox_ahead(out);
-            };
             let shards = by_shard(message.targets.as_deref().unwrap_or_default());
-            message.state = State::Relaying {
-                shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
+            debug_assert!(!shards.is_empty(), "what goes to nobody never enters the outbox");
+            // The store has the body; the copies carry their own reference to it.
+            let Some(frame) = self.take_frame(seq) else {
+                return self.read_outbox_ahead(out);
             };
             self.outbox.pop_front();
             self.relaying += 1;
+            if let Some(message) = self.messages.get_mut(&seq) {
+                message.state = State::Relaying {
+                    shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
+                };
+            }
             for (to, targets) in shards {
                 out.relays.push(Relay {
                     seq: Some(seq),
                     to,
-                    frame: (*frame).clone(),
+                    frame: frame.clone(),
                     targets,
                 });
             }

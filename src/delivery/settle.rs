@@ -233,6 +233,7 @@ impl<A> ShardState<A> {
         queue.messages -= 1;
         queue.bytes -= weight;
         queue.settling += usize::from(stored != Stored::InMemory);
+        self.drop_frame(seq);
         let settle_no = self.next_settle;
         self.next_settle = settle_no.next();
         match stored {
@@ -337,7 +338,7 @@ impl<A> ShardState<A> {
         let is_removed = queue.removed;
         match keep {
             Keep::Nothing => {
-                self.messages.remove(&seq);
+                self.remove_message(seq);
             }
             Keep::DeadLetter(_) | Keep::History(_) => self.keep(seq, keep, out),
         }

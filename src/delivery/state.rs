@@ -107,6 +107,10 @@ pub struct ShardState<A> {
     pub(super) copies_due: Vec<(ShardId, Seq)>,
     /// The last time that a pump or a timer ran.
     pub(super) latest: Timestamp,
+    pub(super) body_budget: u64,
+    pub(super) cached_bytes: u64,
+    /// Messages that entered their lanes since the last pump.
+    pub(super) fresh: Vec<Seq>,
     /// Queues that may have something to hand out.
     pub(super) dirty: Vec<QueueIx>,
 }
@@ -140,6 +144,9 @@ impl<A> ShardState<A> {
             failed_copies: BTreeMap::new(),
             copies_due: Vec::new(),
             latest: Timestamp::NEVER,
+            body_budget: u64::MAX,
+            cached_bytes: 0,
+            fresh: Vec::new(),
             dirty: Vec::new(),
         }
     }
@@ -205,7 +212,7 @@ impl<A> ShardState<A> {
         self.by_id.insert((publish.id_hash, seq));
         let targets: Targets = message.targets.clone().unwrap_or_else(|| Arc::from([]));
         let is_to_nobody = message.targets.as_ref().is_some_and(|targets| targets.is_empty());
-        self.messages.insert(seq, message);
+        self.insert_message(seq, message);
         if !expires_at.is_never() {
             self.set_timer(expires_at, Timer::Expire(seq));
         }
@@ -473,6 +480,7 @@ impl<A> ShardState<A> {
             return self.expire(seq, now, out);
         }
         let (ix, priority, is_fan_out) = (message.queue, message.priority, message.targets.is_some());
+        self.fresh.push(seq);
         if is_fan_out {
             message.state = State::Relaying { shards_left: 0 };
             self.outbox.push_back(seq);
