@@ -1,7 +1,5 @@
 //! What stays after a message is settled: dead letters, group history, and receipts in their window.
 
-use std::cmp::Reverse;
-
 use super::{
     message::State,
     output::{After, Out, Verdict},
@@ -30,11 +28,11 @@ impl<A> ShardState<A> {
         match keep {
             Keep::Nothing => {}
             Keep::DeadLetter(until) => {
-                self.timers.push(Reverse((until, Timer::KeptAgesOut(seq))));
+                self.set_timer(until, Timer::KeptAgesOut(seq));
                 self.queue_mut(ix).dead_letters.insert(seq);
             }
             Keep::History(until) => {
-                self.timers.push(Reverse((until, Timer::KeptAgesOut(seq))));
+                self.set_timer(until, Timer::KeptAgesOut(seq));
                 self.queue_mut(ix).history.insert(seq);
             }
         }
@@ -69,6 +67,8 @@ impl<A> ShardState<A> {
         queue.history.remove(&seq);
         self.messages.remove(&seq);
         self.ops.push(Op::Forget { seq });
+        // It may have been the last that held its queue.
+        self.mark_dirty(ix);
     }
 
     /// The newest dead letter of an address with that message id.
@@ -102,12 +102,13 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.messages += 1;
         queue.bytes += message.weight();
-        if !message.expires_at.is_never() {
-            self.timers.push(Reverse((message.expires_at, Timer::Expire(seq))));
-        }
+        let expires_at = message.expires_at;
         self.keys.insert((key, address), seq);
         self.by_id.insert((id_hash, seq));
         self.messages.insert(seq, message);
+        if !expires_at.is_never() {
+            self.set_timer(expires_at, Timer::Expire(seq));
+        }
         let targets = std::sync::Arc::from([]);
         self.ops.push(Op::Enqueue(Enqueue {
             seq,

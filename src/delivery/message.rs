@@ -44,6 +44,8 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Yes,
+    /// Its enqueue is under way. Nothing positive is said of it yet (G1).
+    Committing,
     /// In an ephemeral session queue.
     InMemory,
 }
@@ -99,6 +101,7 @@ impl Message {
     /// The same message as it enters its queue anew, with every attempt ahead of it.
     pub fn replayed(&self, frame: &Frame) -> Self {
         Self {
+            stored: Stored::Committing,
             state: State::Committing,
             attempts: 0,
             accepted_at: frame.stamp.accepted_at,
@@ -115,6 +118,24 @@ impl Message {
         !matches!(self.state, State::Committing | State::Settling { .. } | State::Kept)
     }
 
+    /// True where the message is handed out under that lease.
+    pub fn is_leased_as(&self, lease: Lease) -> bool {
+        matches!(self.state, State::Leased { lease: held, .. } if held == lease)
+    }
+
+    /// True where the message counts against its queue's bounds.
+    pub fn is_unsettled(&self) -> bool {
+        !matches!(self.state, State::Settling { .. } | State::Kept)
+    }
+
+    /// True where the message will be handed out or relayed yet, for which its bytes are needed.
+    pub fn wants_frame(&self) -> bool {
+        matches!(
+            self.state,
+            State::Ready | State::Delayed | State::Parked | State::Relaying { shards_left: 0 }
+        )
+    }
+
     pub fn is_expired(&self, now: Timestamp) -> bool {
         !self.expires_at.is_never() && self.expires_at <= now
     }
@@ -125,11 +146,10 @@ impl Message {
     }
 
     pub fn status(&self) -> Status {
-        match self.state {
-            State::Leased { .. } | State::Settling { .. } => Status::Sent,
-            State::Relaying { .. } if self.targets.is_some() => Status::Queued,
-            _ if !self.sent_at.is_never() => Status::Sent,
-            _ => Status::Queued,
+        if self.sent_at.is_never() {
+            Status::Queued
+        } else {
+            Status::Sent
         }
     }
 

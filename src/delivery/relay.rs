@@ -5,8 +5,8 @@
 
 use super::{
     Gate,
-    hand_out::READ_AHEAD,
-    message::State,
+    hand_out::{READ_AHEAD, READ_AHEAD_BYTES},
+    message::{Message, State},
     output::{After, Out, Relay, Targets},
     queue::QueueKind,
     settle::RejectedCopy,
@@ -53,25 +53,26 @@ impl<A> ShardState<A> {
             let Some(seq) = self.outbox.front().copied() else {
                 return;
             };
-            let Some(message) = self.messages.get_mut(&seq) else {
+            let waits = |message: &&mut Message| matches!(message.state, State::Relaying { shards_left: 0 });
+            let Some(message) = self.messages.get_mut(&seq).filter(waits) else {
+                // Settled since: its group was removed.
                 self.outbox.pop_front();
                 continue;
             };
+            if message.is_expired(now) {
+                self.outbox.pop_front();
+                self.expire(seq, now, out);
+                continue;
+            }
             // The store has the body; the copies carry their own reference to it.
             let Some(frame) = message.frame.take() else {
-                let ahead: Vec<Seq> = self.outbox.iter().copied().take(READ_AHEAD).collect();
-                ahead.into_iter().for_each(|seq| self.load(seq, out));
-                return;
+                return self.read_outbox_ahead(out);
             };
             let shards = by_shard(message.targets.as_deref().unwrap_or_default());
             message.state = State::Relaying {
                 shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
             };
             self.outbox.pop_front();
-            if shards.is_empty() {
-                self.settle(seq, Status::Rejected, Reason::NobodyThere, None, now, out);
-                continue;
-            }
             self.relaying += 1;
             for (to, targets) in shards {
                 out.relays.push(Relay {
@@ -82,6 +83,18 @@ impl<A> ShardState<A> {
                 });
             }
         }
+    }
+
+    fn read_outbox_ahead(&mut self, out: &mut Out<A>) {
+        let mut bytes = 0;
+        let ahead: Vec<Seq> = (self.outbox.iter().copied().take(READ_AHEAD).enumerate())
+            .take_while(|(at, seq)| {
+                bytes += self.messages.get(seq).map_or(0, Message::weight);
+                *at == 0 || bytes <= READ_AHEAD_BYTES
+            })
+            .map(|(_, seq)| seq)
+            .collect();
+        ahead.into_iter().for_each(|seq| self.load(seq, out));
     }
 
     /// Copies from another shard (or this one).
@@ -154,11 +167,15 @@ impl<A> ShardState<A> {
         let State::Relaying { shards_left } = &mut message.state else {
             return;
         };
-        *shards_left = shards_left.saturating_sub(1);
-        if *shards_left == 0 {
-            self.relaying = self.relaying.saturating_sub(1);
-            self.settle(seq, Status::Delivered, Reason::FannedOut, None, now, out);
+        match shards_left {
+            0 => return,
+            1 => {}
+            _ => {
+                *shards_left -= 1;
+                return;
+            }
         }
+        self.settle(seq, Status::Delivered, Reason::FannedOut, None, now, out);
     }
 }
 

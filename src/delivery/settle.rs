@@ -1,7 +1,5 @@
 //! The way out of a shard: acknowledgements, refusals, expiry, dead letters, receipts and what ages out.
 
-use std::cmp::Reverse;
-
 use super::{
     message::{Lease, Message, State, Stored},
     output::{After, Out, Verdict},
@@ -64,7 +62,7 @@ impl<A> ShardState<A> {
                 self.settle(seq, Status::DeadLettered, Reason::Refused, answer, now, out);
             }
             (Holding::Leased, Nack::Release) => {
-                self.release(seq, out);
+                self.release(seq, now, out);
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
             }
             (Holding::Leased, Nack::Retry(after)) => {
@@ -126,6 +124,10 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        // Its timer may have passed while it was handed out; a message has one end, and expiry came first.
+        if message.is_expired(now) {
+            return self.expire(seq, now, out);
+        }
         if message.attempts >= self.limits.max_deliver {
             return self.settle(seq, Status::DeadLettered, Reason::MaxDeliver, None, now, out);
         }
@@ -141,22 +143,30 @@ impl<A> ShardState<A> {
             self.return_to_lane(seq);
         } else {
             message.state = State::Delayed;
-            self.timers.push(Reverse((not_before, Timer::BackoffEnds(seq))));
+            self.set_timer(not_before, Timer::BackoffEnds(seq));
         }
     }
 
-    fn release(&mut self, seq: Seq, out: &mut Out<A>) {
+    fn release(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
         self.end_lease(seq, out);
-        if let Some(message) = self.messages.get_mut(&seq) {
-            message.attempts = message.attempts.saturating_sub(1);
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.attempts = message.attempts.saturating_sub(1);
+        if message.is_expired(now) {
+            return self.expire(seq, now, out);
         }
         self.return_to_lane(seq);
     }
 
+    /// A message that was handed out, delayed or parked waits again; one that was settled meanwhile does not (G7).
     pub(super) fn return_to_lane(&mut self, seq: Seq) {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        if !matches!(message.state, State::Leased { .. } | State::Delayed | State::Parked) {
+            return;
+        }
         message.state = State::Ready;
         let (ix, priority) = (message.queue, message.priority);
         self.queue_mut(ix).push_returned(priority, seq);
@@ -182,7 +192,8 @@ impl<A> ShardState<A> {
         now: Timestamp,
         out: &mut Out<A>,
     ) {
-        let lease = match self.messages.get(&seq).map(|message| message.state) {
+        let before = self.messages.get(&seq).map(|message| message.state);
+        let lease = match before {
             None | Some(State::Settling { .. } | State::Kept) => {
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Stale)));
                 return;
@@ -190,6 +201,10 @@ impl<A> ShardState<A> {
             Some(State::Leased { lease, .. }) => {
                 self.end_lease(seq, out);
                 lease
+            }
+            Some(State::Relaying { shards_left: 1.. }) => {
+                self.relaying -= 1;
+                Lease::default()
             }
             Some(_) => Lease::default(),
         };
@@ -199,20 +214,24 @@ impl<A> ShardState<A> {
             Status::Rejected => out.counts.rejected += 1,
             Status::Delivered | Status::Queued | Status::Sent => {}
         }
-        let keep = self.keep_of(seq, status, now);
+        let keep = self.keep_of(seq, status, reason, now);
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
         message.state = State::Settling { lease };
         let receipt = message.receipt(seq, status, reason, now);
         let (ix, weight, stored) = (message.queue, message.weight(), message.stored);
+        if matches!(before, Some(State::Ready | State::Parked)) {
+            self.leave_lane(seq);
+        }
         let queue = self.queue_mut(ix);
         queue.messages -= 1;
         queue.bytes -= weight;
+        queue.settling += usize::from(stored != Stored::InMemory);
         let settle_no = self.next_settle;
         self.next_settle = settle_no.next();
         match stored {
-            Stored::Yes => {
+            Stored::Yes | Stored::Committing => {
                 self.ops.push(Op::Settle {
                     settle_no,
                     receipt,
@@ -229,7 +248,17 @@ impl<A> ShardState<A> {
         }
     }
 
-    fn keep_of(&self, seq: Seq, status: Status, now: Timestamp) -> Keep {
+    fn leave_lane(&mut self, seq: Seq) {
+        let messages = &self.messages;
+        let Some(message) = messages.get(&seq) else { return };
+        let is_ready = |seq| messages.get(&seq).is_some_and(|message| message.state == State::Ready);
+        let queue = self.queues[message.queue as usize]
+            .as_mut()
+            .expect("an index is given out only while its queue is there");
+        queue.withdraw(message.priority, seq, is_ready);
+    }
+
+    fn keep_of(&self, seq: Seq, status: Status, reason: Reason, now: Timestamp) -> Keep {
         let Some(message) = self.messages.get(&seq) else {
             return Keep::Nothing;
         };
@@ -238,6 +267,7 @@ impl<A> ShardState<A> {
         match (status, queue.kind) {
             (_, QueueKind::Ephemeral) => Keep::Nothing,
             (Status::DeadLettered, _) => Keep::DeadLetter(self.limits.dead_letter_until(now)),
+            _ if reason == Reason::Removed => Keep::Nothing,
             _ if !queue.retention.is_zero() && history_until > now => Keep::History(history_until),
             _ => Keep::Nothing,
         }
@@ -251,8 +281,8 @@ impl<A> ShardState<A> {
     /// A commit is done: what followed from it happens now, in order.
     pub fn handle_committed(&mut self, after: Vec<After<A>>, now: Timestamp, out: &mut Out<A>, gate: &super::Gate<'_>) {
         for item in &after {
-            if let After::Enqueued { seq, .. } = item {
-                self.enter_lane(*seq, out);
+            if let After::Enqueued { seq, .. } | After::Replayed { seq, .. } = item {
+                self.enter_lane(*seq, now, out);
             }
         }
         self.pump(now, out, gate);
@@ -269,13 +299,13 @@ impl<A> ShardState<A> {
                 }
                 After::Relayed { source, seq } => out.relayed.push((source, seq)),
                 After::Replayed { seq, answer } => {
-                    self.enter_lane(seq, out);
                     out.answers
                         .extend(answer.map(|answer| (answer, Verdict::Replayed { seq })));
                 }
             }
         }
         self.pump(now, out, gate);
+        self.bound_memory();
     }
 
     /// A commit failed: what it would have changed is undone here, and the callers learn it. What the store really holds shows
@@ -322,18 +352,24 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.messages += 1;
         queue.bytes += weight;
+        queue.settling -= 1;
     }
 
     /// The settle is committed: the message leaves, or stays as what its keep says.
     fn drop_settled(&mut self, seq: Seq, keep: Keep, out: &mut Out<A>) {
-        let Some(ix) = self.messages.get(&seq).map(|message| message.queue) else {
-            return;
-        };
+        let Some(message) = self.messages.get(&seq) else { return };
+        let (ix, is_stored) = (message.queue, message.stored != Stored::InMemory);
+        let queue = self.queue_mut(ix);
+        queue.settling -= usize::from(is_stored);
+        let is_removed = queue.removed;
         match keep {
             Keep::Nothing => {
                 self.messages.remove(&seq);
             }
             Keep::DeadLetter(_) | Keep::History(_) => self.keep(seq, keep, out),
+        }
+        if is_removed {
+            self.forget_kept(seq);
         }
         self.mark_dirty(ix);
     }
@@ -371,8 +407,14 @@ impl<A> ShardState<A> {
     /// Ends every message of a queue: its agent, group or session is gone.
     pub(super) fn purge_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>) {
         if self.queue(ix).messages > 0 {
-            let of_queue = |(seq, message): (&Seq, &Message)| (message.queue == ix).then_some(*seq);
-            let mut seqs: Vec<Seq> = self.messages.iter().filter_map(of_queue).collect();
+            let is_held = |message: &&Message| message.queue == ix && message.is_unsettled();
+            let held = |seq: Seq| self.messages.get(&seq).filter(is_held).map(|_| seq);
+            let mut seqs: Vec<Seq> = self.queue(ix).listed().filter_map(held).collect();
+            if seqs.len() < self.queue(ix).messages {
+                // Some are committing, delayed or relayed: rare where queues are removed, so that no list of them is kept.
+                let held = self.messages.iter().filter(|(_, message)| is_held(message));
+                seqs = held.map(|(seq, _)| *seq).collect();
+            }
             seqs.sort_unstable();
             for seq in seqs {
                 self.settle(seq, Status::Rejected, Reason::Removed, None, now, out);

@@ -12,7 +12,33 @@ use crate::time::Timestamp;
 /// Timers handled in one call, so that a burst of expiries does not hold up the messages that flow.
 const TIMERS_PER_CALL: usize = 4096;
 
+/// Timers of messages that have moved on, beyond as many as four a message, before they are swept.
+const TIMERS_SLACK: usize = 1024;
+
 impl<A> ShardState<A> {
+    /// Sets a timer. Most are never needed (a message settles long before it expires), so that memory follows the messages held and not
+    /// their rate: a message has two that count at most, and above four for each the others are swept.
+    pub(super) fn set_timer(&mut self, at: Timestamp, timer: Timer) {
+        self.timers.push(Reverse((at, timer)));
+        self.bound_timers();
+    }
+
+    pub(super) fn bound_timers(&mut self) {
+        if self.timers.len() <= 4 * self.messages.len() + TIMERS_SLACK {
+            return;
+        }
+        let messages = &self.messages;
+        self.timers.retain(|Reverse((at, timer))| match *timer {
+            Timer::Expire(seq) => messages
+                .get(&seq)
+                .is_some_and(|message| message.expires_at == *at && message.is_unsettled()),
+            Timer::BackoffEnds(seq) => messages.get(&seq).is_some_and(|m| m.state == State::Delayed),
+            Timer::VisibilityEnds(seq, lease) => messages.get(&seq).is_some_and(|m| m.is_leased_as(lease)),
+            Timer::KeptAgesOut(seq) => messages.get(&seq).is_some_and(|m| m.state == State::Kept),
+        });
+        self.timers.shrink_to(2 * self.timers.len());
+    }
+
     /// When [`ShardState::handle_timeout`] has something to do next.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let timer = self.timers.peek().map(|Reverse((at, _))| *at);
@@ -60,8 +86,11 @@ impl<A> ShardState<A> {
                 }
             }
             Timer::VisibilityEnds(seq, lease) => {
-                let held = |state| matches!(state, State::Leased { lease: held, .. } if held == lease);
-                if self.messages.get(&seq).is_some_and(|message| held(message.state)) {
+                if self
+                    .messages
+                    .get(&seq)
+                    .is_some_and(|message| message.is_leased_as(lease))
+                {
                     self.end_attempt(seq, None, now, out);
                 }
             }
