@@ -15,10 +15,10 @@ pub mod delivery;
 #[cfg(feature = "server")]
 pub mod edge;
 pub mod frame;
-#[cfg(feature = "queue")]
-pub mod queue;
 #[cfg(feature = "server")]
 pub mod node;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod router;
 #[cfg(feature = "rpc")]

@@ -364,12 +364,13 @@ impl Shards {
             next = next.min(deadline);
         }
         self.next_tick = next.max(now + Duration::from_millis(TICK_MS));
-        let share = self.receipts_max / self.shards.len().max(1);
-        let above = held.receipts > self.receipts_max;
         for local in 0..self.shards.len() {
             let state = &mut self.shards[local].state;
-            // A node over its bound cuts every shard that holds more than its share; one below it cuts by age alone.
-            let keep = if above { share } else { usize::MAX };
+            // A worker over its bound cuts every shard by the same fraction; one below it cuts by age alone.
+            let keep = match held.receipts {
+                receipts if receipts > self.receipts_max => state.receipts_held() * self.receipts_max / receipts,
+                _ => usize::MAX,
+            };
             state.evict_receipts(now, keep, &mut self.out);
             if state.has_commit() {
                 self.mark_active(local);

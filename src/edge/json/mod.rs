@@ -19,4 +19,4 @@ pub use duration::{Duration, DurationError};
 pub use problem::{FIELD_ERRORS_MAX, FieldError, Place, Problem};
 pub use read::{Array, Errors, Field, Object, read_object};
 pub use receipt::{Receipt, receipt};
-pub use send::{SendDefaults, SendRequest, delivery_ids, protocol_name};
+pub use send::{SendDefaults, SendRequest, delivery_ids, is_protocol_name, protocol_name};

@@ -346,10 +346,7 @@ fn slice_of(source: &Bytes, part: &str) -> Bytes {
 /// The name of a protocol, such as `websocket`: any well-formed one, for custom protocols have names too.
 pub fn protocol_name(field: &Field<'_>, errors: &mut Errors) -> Option<String> {
     let text = field.string(errors)?;
-    let well_formed = text.len() <= PROTOCOL_BYTES_MAX
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.+-".contains(&b));
-    if !well_formed {
+    if !is_protocol_name(&text) {
         errors.at(
             field.pointer(),
             "is not a protocol's name: a letter or digit, then up to 63 of A-Z a-z 0-9 _ . + -",
@@ -357,6 +354,13 @@ pub fn protocol_name(field: &Field<'_>, errors: &mut Errors) -> Option<String> {
         return None;
     }
     Some(text.into_owned())
+}
+
+/// True for a text that may name a protocol.
+pub fn is_protocol_name(text: &str) -> bool {
+    text.len() <= PROTOCOL_BYTES_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.+-".contains(&b))
 }
 
 /// `delivery_ids` of an acknowledgement: at least one.

@@ -273,7 +273,12 @@ mod tests {
         atomic::{AtomicUsize, Ordering::Relaxed},
     };
 
-    use tokio::net::TcpListener;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
 
     use super::{super::guard::Loopback, *};
 
@@ -366,6 +371,72 @@ mod tests {
         };
         assert_eq!(stream.peer_addr().unwrap().to_string(), address);
         assert_eq!(resolver.asked.load(Relaxed), 1);
+    }
+
+    /// A certificate for `agent.example` under a root of its own, both good from 2020 to 2120, and the key that nobody else uses.
+    const ROOT: &str = include_str!("testdata/root.pem");
+    const LEAF: &str = include_str!("testdata/agent.example.pem");
+    const LEAF_KEY: &str = include_str!("testdata/agent.example.key");
+
+    fn test_roots() -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(ROOT.as_bytes()).unwrap())
+            .unwrap();
+        roots
+    }
+
+    /// Accepts TLS connections as `agent.example`; each is told the name that the client asked for.
+    async fn tls_server() -> SocketAddr {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let chain = vec![CertificateDer::from_pem_slice(LEAF.as_bytes()).unwrap()];
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::from_pem_slice(LEAF_KEY.as_bytes()).unwrap())
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                if let Ok(mut tls) = acceptor.accept(tcp).await {
+                    let asked = tls.get_ref().1.server_name().unwrap_or_default().to_owned();
+                    let _ = tls.write_all(asked.as_bytes()).await;
+                    let _ = tls.shutdown().await;
+                }
+            }
+        });
+        address
+    }
+
+    async fn over_tls(host: &str, roots: RootCertStore) -> Result<String, ConnectError> {
+        let server = tls_server().await.to_string();
+        let guard = Guard::new(Loopback::Allowed, Vec::new());
+        let resolver = Scripted::new(&[&[&server]]);
+        let connector = Connector::new(guard, resolver, tls_config_with(roots), Duration::from_secs(5));
+        let stream = connector.connect(format!("https://{host}/").parse().unwrap()).await?;
+        let mut asked = String::new();
+        stream.into_inner().read_to_string(&mut asked).await.unwrap();
+        Ok(asked)
+    }
+
+    #[tokio::test]
+    async fn tls_is_verified_against_the_name_and_not_the_address() {
+        assert_eq!(over_tls("agent.example", test_roots()).await.unwrap(), "agent.example");
+        for (host, roots) in [
+            ("other.example", test_roots()),
+            (
+                "agent.example",
+                RootCertStore {
+                    roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+                },
+            ),
+        ] {
+            let error = over_tls(host, roots).await.expect_err(host);
+            assert!(matches!(error, ConnectError::Tls { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -25,7 +25,9 @@ use crate::{
     router::{
         Fabric, SessionHandle, SessionReceiver,
         error::FabricError,
-        surface::{Attach, Delivery, Inbox, Principal, Protocol, Refusal, SessionEvent, SessionQueue, Window},
+        surface::{
+            Attach, Delivery, DeliveryId, Inbox, Principal, Protocol, Refusal, SessionEvent, SessionQueue, Window,
+        },
     },
     time::{Timestamp, monotonic},
 };
@@ -181,14 +183,28 @@ impl Turn {
             }
             self.start_pushes();
         }
-        // What is on its way is settled; what waits goes back to its queue with the receiver.
-        self.waiting.clear();
+        self.give_back(&mut receiver).await;
         while let Some((lane, pushed)) = self.pushes.next().await {
             self.note(lane, pushed);
         }
+        // What the last refusals brought back once more.
+        self.give_back(&mut receiver).await;
         drop(receiver);
         self.handle.close();
         self.ended
+    }
+
+    /// Takes no more, and gives back what was handed out and not pushed: released, it counts as no attempt, which merely ending the
+    /// session would.
+    async fn give_back(&mut self, receiver: &mut SessionReceiver) {
+        self.handle.set_window(Window::CLOSED);
+        let mut deliveries: Vec<Delivery> = std::mem::take(&mut self.waiting).into();
+        receiver.try_next(&mut deliveries, self.shared.config.pushes_per_agent_max);
+        let ids: Vec<DeliveryId> = deliveries.iter().filter_map(|delivery| delivery.id).collect();
+        if !ids.is_empty() {
+            // What fails to be released comes back with the end of the session all the same.
+            let _ = self.handle.nack(&ids, Refusal::Release).await;
+        }
     }
 
     /// False once the endpoint showed that it is not to be called on.

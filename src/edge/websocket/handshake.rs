@@ -8,7 +8,7 @@ use aws_lc_rs::digest;
 use axum::{
     body::Body,
     extract::{Query, Request},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts, uri::Authority},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::Authority},
     response::Response,
 };
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -170,6 +170,9 @@ fn check_origin(edge: &Edge, parts: &Parts) -> Result<(), EdgeError> {
 /// RFC 6455 §4.2.1, the subprotocol and the extension.
 fn negotiate(edge: &Edge, parts: &mut Parts) -> Result<Agreed, Problem> {
     let headers = &parts.headers;
+    if parts.method != Method::GET || parts.version != Version::HTTP_11 {
+        return Err(EdgeError::UpgradeRequired.into());
+    }
     if !has_token(headers, header::UPGRADE, "websocket") || !has_token(headers, header::CONNECTION, "upgrade") {
         return Err(EdgeError::UpgradeRequired.into());
     }

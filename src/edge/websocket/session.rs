@@ -501,3 +501,46 @@ fn farewell(end: &End, session: u64) -> Option<(event::Farewell, CloseCode)> {
     };
     Some((farewell, code))
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::upgrade::Upgraded;
+    use hyper_util::rt::TokioIo;
+
+    use super::*;
+
+    fn future_bytes<I, F: Future>(_: fn(Session<I>, SessionReceiver) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// The task is what an idle session costs besides its socket and its place in the router.
+    #[test]
+    fn a_sessions_task_stays_within_3_kib() {
+        let bytes = future_bytes::<TokioIo<Upgraded>, _>(Session::run);
+        assert!(bytes <= 3 * 1024, "{bytes} bytes");
+    }
+
+    #[test]
+    fn every_end_but_the_clients_own_is_said_with_a_reason_and_a_code() {
+        let said =
+            |end: &End| farewell(end, 13).map(|(farewell, code)| (farewell.reason, farewell.reconnect_after, code));
+        assert_eq!(said(&End::Client), None);
+        assert_eq!(said(&End::Broken(io::ErrorKind::ConnectionReset.into())), None);
+        assert_eq!(
+            said(&End::Violation(Violation::TooLarge)),
+            Some(("protocol_error", None, CloseCode::TooLarge))
+        );
+        assert_eq!(
+            said(&End::SlowConsumer),
+            Some(("slow_consumer", Some(4), CloseCode::Policy))
+        );
+        assert_eq!(
+            said(&End::Fabric(Goodbye::Draining)),
+            Some(("draining", Some(4), CloseCode::ServiceRestart))
+        );
+        assert_eq!(
+            said(&End::Fabric(Goodbye::Kicked)),
+            Some(("kicked", None, CloseCode::Policy))
+        );
+    }
+}
