@@ -384,10 +384,10 @@ impl Shards {
             }
             next = next.min(deadline);
         }
+        let workers = self.context.workers.handles.len() as u64;
         let index_bytes = held.messages as u64 * INDEX_ENTRY_BYTES * workers;
         self.index_is_full = index_bytes >= self.context.config.index_bytes_max;
         self.next_tick = next.max(now + Duration::from_millis(TICK_MS));
-        let workers = self.context.workers.handles.len() as u64;
         let free_bytes = (self.context.config.body_cache_bytes_max / workers).saturating_sub(held.cached_bytes);
         for local in 0..self.shards.len() {
             let state = &mut self.shards[local].state;
