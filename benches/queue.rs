@@ -288,7 +288,11 @@ fn one_thread_lanes(group: &mut BenchmarkGroup<'_, WallTime>) {
 
 criterion_group! {
     name = queue;
-    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3)).sample_size(20).without_plots();
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3))
+        .sample_size(20)
+        .without_plots();
     targets = two_producers, one_thread
 }
 criterion_main!(queue);

@@ -6,6 +6,9 @@
 
 pub mod auth;
 pub mod counters;
+pub mod grpc;
 pub mod http;
 pub mod json;
 pub mod origin;
+pub mod webhook;
+pub mod websocket;

@@ -22,12 +22,14 @@ use crate::frame::Priority;
 #[derive(Debug, PartialEq, Eq)]
 struct Item(u8);
 
-/// As heavy as two others.
-const HEAVY: Item = Item(9);
+/// As heavy as two light ones.
+const HEAVY: Item = Item(2);
+/// As heavy as four.
+const HEAVIEST: Item = Item(4);
 
 impl Weigh for Item {
     fn weight_bytes(&self) -> usize {
-        if *self == HEAVY { 2 } else { 1 }
+        usize::from(self.0).max(1)
     }
 }
 
@@ -126,7 +128,7 @@ fn producers_that_wait_for_a_slot_get_it() {
         let (sender, mut receiver) = small(1, 8);
         let other = sender.clone();
         spawn(move || block_on(other.push(Priority::Normal, Item(1))).expect("nobody closes"));
-        spawn(move || block_on(sender.push(Priority::Normal, Item(2))).expect("nobody closes"));
+        spawn(move || block_on(sender.push(Priority::Normal, Item(0))).expect("nobody closes"));
         assert_eq!(drain_to_the_end(&mut receiver).len(), 2);
     });
 }
@@ -139,6 +141,20 @@ fn a_producer_that_waits_for_bytes_gets_them_from_another_lane() {
         spawn(move || block_on(sender.push(Priority::High, Item(1))).expect("nobody closes"));
         assert_eq!(drain_to_the_end(&mut receiver), [Item(0), Item(1)]);
         assert_eq!(receiver.occupancy().bytes, 0);
+    });
+}
+
+#[test]
+fn room_that_is_too_little_to_be_told_is_told_once_all_is_drained() {
+    model(|| {
+        let (sender, mut receiver) = small(8, 4);
+        sender.try_push(Priority::Normal, Item(0)).expect("the queue is empty");
+        spawn(move || block_on(sender.push(Priority::High, HEAVIEST)).expect("nobody closes"));
+        let mut items = Vec::new();
+        while block_on(receiver.ready()) == Readiness::Items {
+            receiver.drain(1, &mut items);
+        }
+        assert_eq!(items, [Item(0), HEAVIEST]);
     });
 }
 

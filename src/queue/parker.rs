@@ -18,7 +18,7 @@ use super::sync::{AtomicBool, AtomicWaker, Ordering, fence};
 
 pub(super) struct Parker {
     /// Written true by the consumer before it sleeps, false by the producer that takes on waking it; read by every
-    /// producer. The consumer's Release pairs with the Acquire of the producer's swap: who takes the flag sees the waker.
+    /// producer. The consumer's Release pairs with the Acquire of the producer's swap: who takes it sees the waker.
     /// The producers' first load is Relaxed, since the fences above order it.
     parked: AtomicBool,
     /// Written by the consumer, taken by the producer that won the swap. It resolves by itself the race of a wake

@@ -8,11 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Entry, Lanes, Occupancy,
-    shares::{Shares, Waiting},
-    sync::Arc,
-};
+use super::{Entry, Lanes, Occupancy, Room, shares::Shares, sync::Arc};
 use crate::frame::Priority;
 
 /// The consumer's end of [`lanes`](super::lanes). There is one; dropping it closes the queue and drops what is left.
@@ -20,6 +16,8 @@ use crate::frame::Priority;
 pub struct Receiver<T> {
     lanes: Arc<Lanes<T>>,
     shares: Shares,
+    /// Drained since the producers that wait were last told.
+    untold: Room,
     /// The waker of the thread that last parked here, kept so that parking does not allocate each time.
     parked: Option<(ThreadId, Waker)>,
 }
@@ -38,6 +36,7 @@ impl<T> Receiver<T> {
         Self {
             lanes,
             shares: Shares::new(),
+            untold: Room { items: 0, bytes: 0 },
             parked: None,
         }
     }
@@ -47,9 +46,12 @@ impl<T> Receiver<T> {
     /// While several priorities wait they share in rounds of [`Priority::WEIGHTS`], the most urgent first in each;
     /// a round goes on in the next drain where the budget cut it off. What one does not need goes to the others. A
     /// priority that is found empty is not looked at again in this drain: what comes in meanwhile waits for the next.
+    ///
+    /// Producers that wait are woken once half a bound is free again, or all is drained. A consumer that stops in
+    /// between, and waits for one of them before it goes on, waits for ever.
     pub fn drain(&mut self, budget: usize, out: &mut Vec<T>) -> usize {
         let (mut left, mut freed) = (budget, 0);
-        let mut waiting = Waiting::where_not(|priority| self.lanes.ring(priority).is_empty());
+        let mut waiting = self.lanes.waiting();
         while left > 0 && !waiting.is_empty() {
             for priority in Priority::DESCENDING {
                 if !waiting.contains(priority) {
@@ -77,11 +79,9 @@ impl<T> Receiver<T> {
                 self.shares.renew();
             }
         }
-        if freed > 0 {
-            self.lanes.admission.release(freed);
-            self.lanes.space.notify();
-        }
-        budget - left
+        let items = budget - left;
+        self.make_room(Room { items, bytes: freed });
+        items
     }
 
     /// Waits until there are items or the end. Cancel-safe; it takes nothing out.
@@ -123,13 +123,25 @@ impl<T> Receiver<T> {
     }
 
     fn readiness(&self) -> Option<Readiness> {
-        if Priority::DESCENDING
-            .iter()
-            .any(|priority| !self.lanes.ring(*priority).is_empty())
-        {
+        if !self.lanes.waiting().is_empty() {
             return Some(Readiness::Items);
         }
         self.lanes.admission.is_finished().then_some(Readiness::Closed)
+    }
+
+    /// Gives back what was drained. Room that the waiting producers are not told of leaves items behind, so the drain
+    /// that tells them comes without anybody's wake-up.
+    fn make_room(&mut self, room: Room) {
+        if room.items == 0 {
+            return;
+        }
+        self.lanes.admission.release(room.bytes);
+        self.untold.items += room.items;
+        self.untold.bytes += room.bytes;
+        if self.lanes.is_worth_telling(self.untold) || self.lanes.waiting().is_empty() {
+            self.untold = Room { items: 0, bytes: 0 };
+            self.lanes.space.notify();
+        }
     }
 
     /// Moves up to `share` items of one priority; returns how many, and the bytes that they were charged.

@@ -105,22 +105,27 @@ impl<T: Weigh> Sender<T> {
     /// Queues `item`, waiting for room; fails when the queue closes, or with `Full` where more producers already
     /// wait than a queue lets wait (4,096). Dropping the future before it is done drops the item.
     ///
-    /// Waiters are not served in turn: after each drain all of them try again, along with everybody else.
+    /// Waiters are not served in turn: once half a bound is free, or all is drained, all of them try again, along with
+    /// everybody else.
     pub async fn push(&self, priority: Priority, item: T) -> Result<(), PushError<T>> {
+        match self.try_push(priority, item) {
+            Err(PushError::Full { bound, item }) => self.push_when_room(priority, bound, item).await,
+            done => done,
+        }
+    }
+
+    /// The waiting part, apart so that a push that finds room does not move its item through this future.
+    async fn push_when_room(&self, priority: Priority, mut bound: Bound, item: T) -> Result<(), PushError<T>> {
         let mut waiter = self.lanes.space.waiter();
         let mut pending = Some(item);
         poll_fn(|context| {
             let item = pending.take().expect("a push is not polled after it is done");
-            let (bound, item) = match self.try_push(priority, item) {
-                Err(PushError::Full { bound, item }) => (bound, item),
-                done => return Poll::Ready(done),
-            };
             if waiter.prepare(context.waker()).is_err() {
                 return Poll::Ready(Err(PushError::Full { bound, item }));
             }
             match self.try_push(priority, item) {
-                Err(PushError::Full { item, .. }) => {
-                    pending = Some(item);
+                Err(PushError::Full { bound: met, item }) => {
+                    (bound, pending) = (met, Some(item));
                     Poll::Pending
                 }
                 done => Poll::Ready(done),

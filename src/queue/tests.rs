@@ -497,6 +497,31 @@ fn a_waiting_producer_that_is_cancelled_leaves_neither_its_item_nor_its_place_in
 }
 
 #[test]
+fn a_waiting_producer_is_told_of_room_once_half_a_bound_is_free_or_all_is_drained() {
+    let (wakes, waker) = Wakes::counted();
+    let mut context = Context::from_waker(&waker);
+    let mut drained_until_woken = |weight: usize, queued: usize, waiting: usize| {
+        let (sender, mut receiver) = queue(8, 100);
+        for number in 0..queued {
+            sender
+                .try_push(Priority::Low, item(number, weight))
+                .expect("the lane has room");
+        }
+        let mut push = pin!(sender.push(Priority::Low, item(queued, waiting)));
+        assert_eq!(push.as_mut().poll(&mut context), Poll::Pending);
+        let before = wakes.count();
+        let mut out = Vec::new();
+        while wakes.count() == before {
+            assert_eq!(receiver.drain(1, &mut out), 1, "drained, and nobody was told");
+        }
+        out.len()
+    };
+    assert_eq!(drained_until_woken(1, 8, 1), 4, "half of eight items");
+    assert_eq!(drained_until_woken(20, 5, 1), 3, "half of 100 bytes");
+    assert_eq!(drained_until_woken(20, 1, 100), 1, "all that there was");
+}
+
+#[test]
 fn beyond_the_most_waiters_a_producer_is_told_that_the_queue_is_full() {
     let (sender, _receiver) = queue(1, 1_000);
     let mut context = Context::from_waker(Waker::noop());
@@ -588,7 +613,7 @@ async fn many_producers_deliver_each_item_once_and_in_their_order_through_a_smal
     drop(sender);
     let mut out = Vec::new();
     while receiver.ready().await == Readiness::Items {
-        receiver.drain(32, &mut out);
+        receiver.drain(5, &mut out);
         tokio::task::yield_now().await;
     }
     assert_eq!(receiver.occupancy(), super::Occupancy::default());

@@ -67,7 +67,11 @@ impl Http {
         let whole = async {
             let response = self.client.request(request).await.map_err(|error| error.to_string())?;
             let status = response.status();
-            let bytes = response.into_body().collect().await.map_err(|error| error.to_string())?;
+            let bytes = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| error.to_string())?;
             let body = serde_json::from_slice(&bytes.to_bytes()).unwrap_or(Value::Null);
             Ok(Answer { status, body })
         };

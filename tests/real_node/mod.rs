@@ -73,7 +73,10 @@ impl RealNode {
         let Ok(line) = ready.recv_timeout(READY_DEADLINE) else {
             let _ = child.kill();
             let status = child.wait();
-            panic!("no `weft ready` line; the node ended with {status:?}; its log:\n{}", log_tail(data));
+            panic!(
+                "no `weft ready` line; the node ended with {status:?}; its log:\n{}",
+                log_tail(data)
+            );
         };
         let address = |name: &str| listener(&line, name).unwrap_or_else(|| panic!("no {name} listener in: {line}"));
         Self {

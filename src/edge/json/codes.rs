@@ -30,6 +30,10 @@ pub enum EdgeError {
     RequestTimeout(Duration),
     #[error("pages of the origin {origin:?} may not call this node; list it in `http.origins`")]
     OriginDenied { origin: String },
+    #[error("this path is a WebSocket; connect with a WebSocket client (HTTP/1.1, `Upgrade: websocket`)")]
+    UpgradeRequired,
+    #[error("the node has all of its {max} WebSocket connections open; connect to another node, or retry later")]
+    TooManyConnections { max: usize },
     #[error("an internal error; the node's log has it under this request's time")]
     Internal,
     #[error("the document's version is not the one that the change was made for; merge with the current one and retry")]
@@ -53,6 +57,8 @@ impl EdgeError {
             Self::Internal => (2008, "Internal error", Fault::Node, true),
             Self::VersionConflict => (2009, "Version conflict", Fault::Caller, false),
             Self::NoCommonProtocol => (2010, "No common protocol", Fault::Caller, false),
+            Self::UpgradeRequired => (2011, "Upgrade required", Fault::Caller, false),
+            Self::TooManyConnections { .. } => (2012, "Too many connections", Fault::Node, true),
         };
         Code {
             number,
@@ -71,6 +77,8 @@ impl EdgeError {
             Self::MediaType { .. } | Self::ContentEncoding { .. } => 415,
             Self::RequestTooLarge { .. } => 413,
             Self::RequestTimeout(_) => 408,
+            Self::UpgradeRequired => 426,
+            Self::TooManyConnections { .. } => 503,
             Self::OriginDenied { .. } => 403,
             Self::Internal => 500,
             Self::VersionConflict | Self::NoCommonProtocol => 409,
@@ -188,6 +196,12 @@ const fn edge_remedy(error: &EdgeError) -> &'static str {
         EdgeError::Internal => "A fault of the node. Retry; where it persists, report it with the node's log.",
         EdgeError::VersionConflict => {
             "The document changed since the version that the request names. `current` holds it; apply the change to that and retry."
+        }
+        EdgeError::UpgradeRequired => {
+            "Connect to `/ws` with a WebSocket client over HTTP/1.1; proxies must pass `Upgrade` and `Connection` on."
+        }
+        EdgeError::TooManyConnections { .. } => {
+            "The node has as many WebSocket connections as `websocket.max_connections` allows. Use another node, or retry later."
         }
         EdgeError::NoCommonProtocol => {
             "Ask for less, or make the agents speak a protocol that has it. `reasons` lists each protocol's."
@@ -310,6 +324,8 @@ fn edge_samples() -> Vec<EdgeError> {
         EdgeError::OriginDenied { origin: text() },
         EdgeError::Internal,
         EdgeError::VersionConflict,
+        EdgeError::UpgradeRequired,
+        EdgeError::TooManyConnections { max: 0 },
         EdgeError::NoCommonProtocol,
     ]
 }

@@ -1,0 +1,31 @@
+//! Compiles `proto/weft/v1` into the messages and services of `weft::rpc`, with protox: no system protoc is needed.
+//!
+//! Also writes the file descriptor set that gRPC reflection serves.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+const ROOT: &str = "proto";
+const FILES: [&str; 4] = [
+    "weft/v1/message.proto",
+    "weft/v1/messaging.proto",
+    "weft/v1/registry.proto",
+    "weft/v1/groups.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={ROOT}");
+    if env::var_os("CARGO_FEATURE_RPC").is_none() {
+        return Ok(());
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::compile(FILES, [ROOT])?;
+    fs::write(out.join("weft_v1_descriptor.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        // Bodies and correlations as slices of the decoded buffer.
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

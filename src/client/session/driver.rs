@@ -1,0 +1,317 @@
+//! Keeps a session's stream: connects, reads what comes, reconnects with back-off.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tonic::Streaming;
+use uuid::Uuid;
+
+use super::{
+    Inbox, Reconnect, SessionOptions, SessionState,
+    outbound::{Outbound, RESUBSCRIBE_TAG},
+    shared::{Shared, settler},
+};
+use crate::{
+    client::{Client, Delivery, Error, settle::Settler},
+    frame::AgentId,
+    rpc::v1::{self, ServerFrame, server_frame::Frame},
+    time::monotonic,
+};
+
+/// How long the server may take to open the stream and to answer the attach.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// QoS 0 deliveries that wait for the caller. Beyond it reading stops, or, while answers are awaited, they are dropped.
+const UNSETTLED_DELIVERIES_MAX: usize = 4096;
+/// A message unanswered for longer is not sent again: the fabric remembers accepted ones for ten minutes at least.
+const RESEND_AGE_MAX: Duration = Duration::from_secs(9 * 60);
+/// How often a reader that waits for its caller looks whether answers are awaited by now.
+const STALL_CHECK: Duration = Duration::from_millis(20);
+
+/// What a session's caller needs: the shared state, its driver and the deliveries.
+pub(super) type Opened = ((Arc<Shared>, JoinHandle<()>), flume::Receiver<Delivery>);
+
+/// Makes the first connection and starts the driver.
+pub(super) async fn open(client: Client, agent: AgentId, options: SessionOptions) -> Result<Opened, Error> {
+    options.check()?;
+    // Acknowledged ones are bounded by the window; twice that, as a reconnect may find the old ones still there.
+    let capacity = UNSETTLED_DELIVERIES_MAX + 2 * options.window_messages as usize;
+    let (deliveries, receiver) = flume::bounded(capacity.min(1 << 20));
+    let shared = Arc::new(Shared::new(agent, options));
+    let driver = Driver {
+        client,
+        shared: Arc::clone(&shared),
+        deliveries,
+    };
+    let connection = driver.connect().await?;
+    let task = tokio::spawn(driver.run(connection));
+    Ok(((shared, task), receiver))
+}
+
+struct Driver {
+    client: Client,
+    shared: Arc<Shared>,
+    deliveries: flume::Sender<Delivery>,
+}
+
+struct Connection {
+    epoch: u64,
+    inbound: Streaming<ServerFrame>,
+}
+
+/// How a connection ended.
+enum End {
+    /// For good.
+    Closed { reason: String },
+    /// To be made again, not before the wait.
+    Lost { cause: String, wait: Duration },
+}
+
+/// Closes the session for its callers however the driver ends: by itself, aborted or by a panic.
+struct Finish(Arc<Shared>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finish("its owner closed it");
+    }
+}
+
+impl Driver {
+    async fn run(self, mut connection: Connection) {
+        let finish = Finish(Arc::clone(&self.shared));
+        loop {
+            let reason = match self.read(&mut connection).await {
+                End::Closed { reason } => reason,
+                End::Lost { cause, .. } if self.shared.is_closing() && self.shared.is_drained() => cause,
+                End::Lost { cause, wait } => match self.reconnect(cause, wait).await {
+                    Ok(again) => {
+                        connection = again;
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                },
+            };
+            finish.0.finish(&reason);
+            return;
+        }
+    }
+
+    // --- connecting --------------------------------------------------------------------------------------------------
+
+    async fn connect(&self) -> Result<Connection, Error> {
+        let epoch = self.shared.begin_epoch();
+        self.shared.give_up_old(RESEND_AGE_MAX);
+        let outbound = Outbound::new(&self.shared, epoch);
+        let mut messaging = self.client.messaging();
+        let opening = async {
+            let mut inbound = messaging.session(outbound).await?.into_inner();
+            let node = match self.shared.options.inbox {
+                Inbox::Open | Inbox::Closed => self.welcome(&mut inbound).await?,
+                Inbox::Unattached => String::new(),
+            };
+            Ok((inbound, node))
+        };
+        let (inbound, node) = timeout(WELCOME_TIMEOUT, opening)
+            .await
+            .unwrap_or(Err(Error::Timeout(WELCOME_TIMEOUT)))?;
+        self.shared.state.send_replace(SessionState::Connected { node });
+        Ok(Connection { epoch, inbound })
+    }
+
+    /// The answer to the attach is the stream's first frame.
+    async fn welcome(&self, inbound: &mut Streaming<ServerFrame>) -> Result<String, Error> {
+        let frame = inbound.message().await?.and_then(|frame| frame.frame);
+        match frame {
+            Some(Frame::Welcome(welcome)) => {
+                self.shared.lock().reply_address = welcome.reply_address.parse().ok();
+                Ok(welcome.node)
+            }
+            Some(Frame::Goodbye(goodbye)) if goodbye.reconnect => Err(Error::Lost { cause: goodbye.reason }),
+            Some(Frame::Goodbye(goodbye)) => Err(Error::closed(goodbye.reason)),
+            None => Err(Error::Lost {
+                cause: "the server ended the stream".into(),
+            }),
+            Some(_) => Err(Error::protocol("the first frame of a session is not a welcome")),
+        }
+    }
+
+    /// Tries until it succeeds, an error says that it never will, or the patience is over.
+    async fn reconnect(&self, mut cause: String, mut least: Duration) -> Result<Connection, Error> {
+        let policy = self.shared.options.reconnect;
+        let lost_at = monotonic();
+        for attempt in 1.. {
+            self.shared.state.send_replace(SessionState::Reconnecting {
+                attempt,
+                cause: cause.clone(),
+            });
+            sleep(wait_before(attempt, &policy).max(least)).await;
+            match self.connect().await {
+                Ok(connection) => {
+                    self.shared.counters.reconnected();
+                    return Ok(connection);
+                }
+                Err(error) if !error.is_retryable() => return Err(error),
+                Err(error) => {
+                    least = error.retry_after().unwrap_or_default();
+                    cause = error.to_string();
+                }
+            }
+            if policy
+                .give_up_after
+                .is_some_and(|patience| monotonic().saturating_duration_since(lost_at) > patience)
+            {
+                break;
+            }
+        }
+        Err(Error::Lost { cause })
+    }
+
+    // --- reading -----------------------------------------------------------------------------------------------------
+
+    async fn read(&self, connection: &mut Connection) -> End {
+        let settler = settler(&self.shared, connection.epoch);
+        loop {
+            let frame = match connection.inbound.message().await {
+                Ok(Some(frame)) => frame.frame,
+                Ok(None) if self.shared.is_closing() => {
+                    return End::Closed {
+                        reason: "its owner closed it".into(),
+                    };
+                }
+                Ok(None) => return lost("the server ended the stream"),
+                Err(status) => return end_of(Error::from(status)),
+            };
+            if let Some(end) = self.handle(frame, &settler, connection.epoch).await {
+                return end;
+            }
+        }
+    }
+
+    async fn handle(&self, frame: Option<Frame>, settler: &Settler, epoch: u64) -> Option<End> {
+        match frame {
+            Some(Frame::Deliveries(batch)) => self.deliver(batch.deliveries, settler, epoch).await.err(),
+            Some(Frame::Receipts(receipts)) => {
+                self.shared.answer(receipts.receipts);
+                None
+            }
+            Some(Frame::Settled(settled)) => {
+                self.shared.settled(settled);
+                None
+            }
+            Some(Frame::Subscribed(v1::Subscribed {
+                tag: RESUBSCRIBE_TAG,
+                problem,
+            })) => problem.map(|problem| end_of(problem.into())),
+            Some(Frame::Subscribed(subscribed)) => {
+                self.shared.subscribed(subscribed.tag, subscribed.problem);
+                None
+            }
+            Some(Frame::Goodbye(goodbye)) if goodbye.reconnect => Some(End::Lost {
+                cause: goodbye.reason,
+                wait: Duration::from_millis(goodbye.reconnect_after_ms),
+            }),
+            Some(Frame::Goodbye(goodbye)) => Some(End::Closed { reason: goodbye.reason }),
+            Some(Frame::Welcome(_)) | None => Some(End::Closed {
+                reason: "the server sent a frame that this client does not understand; the versions may not fit".into(),
+            }),
+        }
+    }
+
+    async fn deliver(&self, deliveries: Vec<v1::Delivery>, settler: &Settler, epoch: u64) -> Result<(), End> {
+        self.shared.counters.received(deliveries.len());
+        for delivery in deliveries {
+            let delivery = Delivery::new(delivery, settler.clone()).map_err(|error| End::Closed {
+                reason: error.to_string(),
+            })?;
+            match self.shared.reply_waiter(delivery.correlation()) {
+                Some(waiter) => {
+                    if let Some(id) = delivery.delivery_id() {
+                        self.shared.try_ack(epoch, id);
+                    }
+                    // The caller may have run out of patience; then the reply has nobody left.
+                    let _ = waiter.send(delivery.into_message());
+                }
+                None => self.hand_over(delivery).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for room, which holds back the server. Only where answers are awaited too, which come by this same reader, is
+    /// a QoS 0 delivery dropped instead: the caller might wait for the answer before it receives again.
+    async fn hand_over(&self, delivery: Delivery) -> Result<(), End> {
+        let mut delivery = delivery;
+        loop {
+            delivery = match self.deliveries.try_send(delivery) {
+                Ok(()) => return Ok(()),
+                Err(flume::TrySendError::Disconnected(_)) => {
+                    return Err(End::Closed {
+                        reason: "its owner closed it".into(),
+                    });
+                }
+                Err(flume::TrySendError::Full(delivery)) => delivery,
+            };
+            let awaited = !self.shared.is_drained();
+            if awaited && delivery.delivery_id().is_none() {
+                self.shared.counters.received_dropped();
+                return Ok(());
+            }
+            sleep(STALL_CHECK).await;
+        }
+    }
+}
+
+fn lost(cause: &str) -> End {
+    End::Lost {
+        cause: cause.into(),
+        wait: Duration::ZERO,
+    }
+}
+
+fn end_of(error: Error) -> End {
+    if error.is_retryable() {
+        End::Lost {
+            wait: error.retry_after().unwrap_or_default(),
+            cause: error.to_string(),
+        }
+    } else {
+        End::Closed {
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// Doubles from the first wait to the longest, with up to a half taken off at random so that many clients that lost one
+/// server do not come back as one.
+fn wait_before(attempt: u32, policy: &Reconnect) -> Duration {
+    let doubled = policy.first.saturating_mul(1 << attempt.saturating_sub(1).min(20));
+    let full = doubled.min(policy.max);
+    let random = u32::from_le_bytes(
+        Uuid::now_v7().as_bytes()[12..]
+            .try_into()
+            .expect("a UUID has 16 bytes, the last 4 of version 7 random"),
+    );
+    full - (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_lose_at_most_a_half() {
+        let policy = Reconnect::default();
+        for attempt in [1, 2, 5, 9, 30, u32::MAX] {
+            let full = Duration::from_millis(100 << (attempt - 1).min(15)).min(policy.max);
+            for _ in 0..100 {
+                let wait = wait_before(attempt, &policy);
+                assert!(
+                    wait <= full && wait >= full / 2,
+                    "attempt {attempt}: {wait:?} of {full:?}"
+                );
+            }
+        }
+    }
+}

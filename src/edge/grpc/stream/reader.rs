@@ -1,0 +1,383 @@
+//! The reading side of a stream: what each client frame does, and what breaks the rules.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::{Acks, Attached, HandOver};
+use crate::{
+    edge::{
+        auth::proven_agent,
+        counters::Counters,
+        grpc::{
+            Door,
+            error::{invalid, precondition, problem, status},
+            messaging::{check_count, frame},
+            registry::filters,
+            show,
+        },
+    },
+    frame::{AgentId, Frame, Qos},
+    router::{
+        Publisher, SessionHandle,
+        error::FabricError,
+        surface::{Attach, DeliveryId, Inbox, Principal, Protocol, Refusal, SessionQueue, Tag, Window},
+    },
+    rpc::{
+        convert::{FieldError, Parser, known, optional, required},
+        v1::{self, client_frame, server_frame},
+    },
+};
+
+/// Settles of a stream that wait for their turn; beyond it the reader waits.
+const SETTLES_MAX: usize = 64;
+/// Settles of a stream whose commits are under way at once: one at a time would hold acknowledgements to one frame a commit.
+const SETTLES_AT_ONCE: usize = 16;
+/// Why the client's own end of a session is called so.
+const DETACHED: &str = "detached";
+
+/// Ids to be settled, and under which tag to answer; 0: no answer.
+struct Settle {
+    tag: Tag,
+    ids: Vec<DeliveryId>,
+    refusal: Option<Refusal>,
+}
+
+/// A session's reading side.
+struct Session {
+    handle: SessionHandle,
+    acks: Acks,
+    settles: mpsc::Sender<Settle>,
+}
+
+/// How reading goes on after a frame.
+enum Next {
+    Read,
+    Finish(Option<v1::Goodbye>),
+}
+
+pub(super) struct Reader {
+    door: Door,
+    principal: Principal,
+    publisher: Publisher,
+    hand_over: mpsc::Sender<HandOver>,
+    session: Option<Session>,
+    parser: Parser,
+    /// Frames on their way to the publisher; kept for its memory.
+    batch: Vec<(Option<Tag>, Frame)>,
+}
+
+impl Reader {
+    pub(super) fn new(
+        door: Door,
+        principal: Principal,
+        publisher: Publisher,
+        hand_over: mpsc::Sender<HandOver>,
+    ) -> Self {
+        Self {
+            door,
+            principal,
+            publisher,
+            hand_over,
+            session: None,
+            parser: Parser::default(),
+            batch: Vec::new(),
+        }
+    }
+
+    /// Reads until the client or the writer ends the stream. Dropping the publisher then lets the answers run out.
+    pub(super) async fn run(mut self, mut inbound: Streaming<v1::ClientFrame>, stop: CancellationToken) {
+        loop {
+            let item = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                item = inbound.message() => item,
+            };
+            let end = match item {
+                Ok(Some(frame)) => match self.handle(frame.frame).await {
+                    Ok(Next::Read) => continue,
+                    Ok(Next::Finish(goodbye)) => HandOver::Finish(goodbye),
+                    Err(status) => HandOver::Fail(status),
+                },
+                Ok(None) if self.delivers_on() => return,
+                Ok(None) => HandOver::Finish(None),
+                Err(status) => HandOver::Fail(too_large_by_its_name(status)),
+            };
+            // The writer is gone where the connection is.
+            let _ = self.hand_over.send(end).await;
+            return;
+        }
+    }
+
+    /// The client closed its half, but nothing more is needed of it.
+    fn delivers_on(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.acks == Acks::Writer)
+    }
+
+    async fn handle(&mut self, frame: Option<client_frame::Frame>) -> Result<Next, Status> {
+        match frame {
+            Some(client_frame::Frame::Send(send)) => self.send(send).await?,
+            Some(client_frame::Frame::Attach(attach)) => self.attach(attach).await?,
+            Some(client_frame::Frame::Ack(ack)) => self.settle(ack.tag, ack.ids, None).await?,
+            Some(client_frame::Frame::Nack(nack)) => {
+                let refusal = show::refusal(nack.refusal).map_err(wrong)?;
+                self.settle(nack.tag, nack.ids, Some(refusal)).await?;
+            }
+            Some(client_frame::Frame::Credit(credit)) => {
+                let window = Window {
+                    messages: credit.messages,
+                    bytes: credit.bytes,
+                };
+                self.attached()?.handle.set_window(window);
+            }
+            Some(client_frame::Frame::Subscribe(subscribe)) => {
+                let handle = self.attached()?.handle.clone();
+                let outcome = match filters(&subscribe.filters) {
+                    Ok(filters) => handle.subscribe(filters).await,
+                    Err(error) => Err(invalid(error)),
+                };
+                self.subscribed(subscribe.tag, outcome).await;
+            }
+            Some(client_frame::Frame::Unsubscribe(unsubscribe)) => {
+                let handle = self.attached()?.handle.clone();
+                let outcome = match filters(&unsubscribe.filters) {
+                    Ok(filters) => handle.unsubscribe(filters).await,
+                    Err(error) => Err(invalid(error)),
+                };
+                self.subscribed(unsubscribe.tag, outcome).await;
+            }
+            Some(client_frame::Frame::Detach(v1::Detach {})) => {
+                self.attached()?;
+                return Ok(Next::Finish(Some(v1::Goodbye {
+                    reason: DETACHED.into(),
+                    reconnect_after_ms: 0,
+                    reconnect: false,
+                })));
+            }
+            None => {
+                return Err(wrong(FieldError::new(
+                    "frame",
+                    "is empty or of a kind that this version does not know",
+                )));
+            }
+        }
+        Ok(Next::Read)
+    }
+
+    async fn hand_over(&self, frame: server_frame::Frame) {
+        // The writer is gone where the connection is; the next read notices.
+        let _ = self.hand_over.send(HandOver::Frame(frame)).await;
+    }
+
+    // --- sending -----------------------------------------------------------------------------------------------------
+
+    async fn send(&mut self, send: v1::SendFrame) -> Result<(), Status> {
+        check_count("send.messages", send.messages.len()).map_err(wrong)?;
+        let mode = known("send.receipts", send.receipts).map_err(wrong)?;
+        let sender = optional("send.from", &send.from, |text| AgentId::new(text)).map_err(wrong)?;
+        Counters::add(&self.door.counters.messages_in, send.messages.len());
+        let mut refused = Vec::new();
+        for (index, message) in send.messages.into_iter().enumerate() {
+            let tag = send.first_tag.wrapping_add(index as Tag);
+            match self.frame(message, sender.as_ref()) {
+                Ok(frame) => self.batch.push((answered(tag, mode, frame.envelope.qos()), frame)),
+                Err(refusal) => refused.push(show::receipt((tag, Err(refusal)))),
+            }
+        }
+        if !refused.is_empty() {
+            Counters::add(&self.door.counters.errors, refused.len());
+            self.hand_over(server_frame::Frame::Receipts(v1::Receipts { receipts: refused }))
+                .await;
+        }
+        self.publisher.publish(&mut self.batch).await;
+        Ok(())
+    }
+
+    fn frame(&mut self, message: v1::Message, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
+        let attached = self.session.as_ref().map(|session| session.handle.agent());
+        let sender = sender.or(attached).or_else(|| proven_agent(&self.principal));
+        let fabric = &self.door.fabric;
+        let incoming = self.parser.incoming(message, sender, || fabric.new_message_id());
+        frame(incoming.map_err(invalid)?)
+    }
+
+    // --- receiving ---------------------------------------------------------------------------------------------------
+
+    fn attached(&self) -> Result<&Session, Status> {
+        let session = self.session.as_ref();
+        session.ok_or_else(|| precondition("the stream is not attached; attach before anything but sending"))
+    }
+
+    async fn attach(&mut self, attach: v1::Attach) -> Result<(), Status> {
+        if self.session.is_some() {
+            return Err(precondition(
+                "the stream is attached already; open another stream for another session",
+            ));
+        }
+        let acks = match known("attach.ack_mode", attach.ack_mode).map_err(wrong)? {
+            v1::AckMode::Unspecified | v1::AckMode::Manual => Acks::Client,
+            v1::AckMode::Auto => Acks::Writer,
+        };
+        let wish = wish(attach).map_err(wrong)?;
+        let window = wish.window;
+        let (handle, receiver) = self.door.fabric.attach(&self.principal, wish).await.map_err(status)?;
+        let attached = Attached {
+            welcome: self.welcome(&handle, window),
+            handle: handle.clone(),
+            receiver,
+            acks,
+        };
+        // The writer is gone where the connection is; the next read notices.
+        let _ = self.hand_over.send(HandOver::Attached(Box::new(attached))).await;
+        let settles = self.start_settling(handle.clone());
+        self.session = Some(Session { handle, acks, settles });
+        Ok(())
+    }
+
+    fn welcome(&self, handle: &SessionHandle, window: Window) -> v1::Welcome {
+        let config = self.door.fabric.config();
+        v1::Welcome {
+            agent: handle.agent().to_string(),
+            node: config.node_id.clone(),
+            reply_address: handle.reply_address().to_string(),
+            window_messages: window.messages.min(config.in_flight_messages_max),
+            window_bytes: window.bytes.min(config.in_flight_bytes_max),
+            message_bytes_max: config.message_bytes_max as u64,
+        }
+    }
+
+    async fn subscribed(&self, tag: Tag, outcome: Result<(), FabricError>) {
+        let problem = outcome.err().map(|error| problem(&error));
+        if tag != 0 || problem.is_some() {
+            self.hand_over(server_frame::Frame::Subscribed(v1::Subscribed { tag, problem }))
+                .await;
+        }
+    }
+
+    // --- settling ----------------------------------------------------------------------------------------------------
+
+    async fn settle(&self, tag: Tag, ids: Vec<v1::DeliveryId>, refusal: Option<Refusal>) -> Result<(), Status> {
+        let session = self.attached()?;
+        let ids = show::delivery_ids(ids).map_err(wrong)?;
+        if tag == 0 && refusal.is_none() {
+            session.handle.ack_unanswered(ids);
+            return Ok(());
+        }
+        // The task ends only after this sender is gone.
+        let _ = session.settles.send(Settle { tag, ids, refusal }).await;
+        Ok(())
+    }
+
+    /// A task of its own, so that waiting for a commit holds back neither reading nor other settles. Answers in order.
+    fn start_settling(&self, handle: SessionHandle) -> mpsc::Sender<Settle> {
+        let (settles, queue) = mpsc::channel(SETTLES_MAX);
+        let hand_over = self.hand_over.clone();
+        tokio::spawn(async move {
+            let mut settled = ReceiverStream::new(queue)
+                .map(|settle| settle_one(handle.clone(), settle))
+                .buffered(SETTLES_AT_ONCE);
+            while let Some(answer) = settled.next().await {
+                if answer.tag != 0 {
+                    let frame = HandOver::Frame(server_frame::Frame::Settled(answer));
+                    // The writer is gone where the connection is; what is queued is settled all the same.
+                    let _ = hand_over.send(frame).await;
+                }
+            }
+        });
+        settles
+    }
+}
+
+async fn settle_one(handle: SessionHandle, settle: Settle) -> v1::Settled {
+    let outcomes = match settle.refusal {
+        None => handle.ack(&settle.ids).await,
+        Some(refusal) => handle.nack(&settle.ids, refusal).await,
+    };
+    v1::Settled {
+        tag: settle.tag,
+        failures: show::failures(outcomes),
+    }
+}
+
+/// The tag under which the fabric answers; `None`: no answer is wanted.
+fn answered(tag: Tag, mode: v1::ReceiptMode, qos: Qos) -> Option<Tag> {
+    match mode {
+        v1::ReceiptMode::All => Some(tag),
+        v1::ReceiptMode::Unspecified => qos.is_durable().then_some(tag),
+    }
+}
+
+fn wish(attach: v1::Attach) -> Result<Attach, FieldError> {
+    let inbox = match known("attach.inbox", attach.inbox)? {
+        v1::InboxMode::Unspecified | v1::InboxMode::Open => Inbox::Open,
+        v1::InboxMode::Closed => Inbox::Closed,
+    };
+    Ok(Attach {
+        agent: required("attach.agent", &attach.agent, |text| AgentId::new(text))?,
+        protocol: Protocol::Grpc,
+        inbox,
+        queue: match attach.durable_queue {
+            none if none.is_empty() => SessionQueue::Ephemeral,
+            token => SessionQueue::Durable(token),
+        },
+        window: Window {
+            messages: match attach.window_messages {
+                0 => Window::DEFAULT.messages,
+                messages => messages,
+            },
+            bytes: match attach.window_bytes {
+                0 => Window::DEFAULT.bytes,
+                bytes => bytes,
+            },
+        },
+        visibility_timeout: (attach.visibility_timeout_ms > 0)
+            .then(|| Duration::from_millis(attach.visibility_timeout_ms)),
+    })
+}
+
+fn wrong(error: FieldError) -> Status {
+    status(invalid(error))
+}
+
+/// As `identify` does for single calls.
+fn too_large_by_its_name(status: Status) -> Status {
+    match status.code() {
+        tonic::Code::OutOfRange => Status::resource_exhausted(status.message()),
+        _ => status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_wish_takes_the_defaults_and_an_unknown_number_none() {
+        let attach = || v1::Attach {
+            agent: "a".into(),
+            ..Default::default()
+        };
+        let wished = wish(attach()).unwrap();
+        assert_eq!((wished.inbox, wished.window), (Inbox::Open, Window::DEFAULT));
+        assert_eq!(
+            (wished.queue, wished.visibility_timeout),
+            (SessionQueue::Ephemeral, None)
+        );
+        let unknown = v1::Attach { inbox: 3, ..attach() };
+        assert_eq!(wish(unknown).unwrap_err().field, "attach.inbox");
+        assert_eq!(wish(v1::Attach::default()).unwrap_err().field, "attach.agent");
+    }
+
+    #[test]
+    fn qos_0_is_answered_only_where_all_are() {
+        assert_eq!(answered(7, v1::ReceiptMode::Unspecified, Qos::AtMostOnce), None);
+        assert_eq!(answered(7, v1::ReceiptMode::Unspecified, Qos::AtLeastOnce), Some(7));
+        assert_eq!(answered(7, v1::ReceiptMode::All, Qos::AtMostOnce), Some(7));
+    }
+}

@@ -1,0 +1,205 @@
+//! Starts every edge on its listener and ends them in order. One task an edge; an edge that ends by itself ends the node.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+
+use super::{
+    Stop,
+    bind::Sockets,
+    config::Config,
+    failure::{Exit, Failure},
+    protocols::{EdgeCounters, Served},
+    telemetry::metrics::{Metrics, Readings},
+};
+use crate::{
+    edge::{auth::DevelopmentMode, http, origin::Origins, webhook, websocket},
+    router::Fabric,
+};
+
+/// Where the webhook secret is kept in the data directory, unless the settings say otherwise.
+const WEBHOOK_SECRET_FILE: &str = "webhook.secret";
+
+/// The running edges.
+#[derive(Debug)]
+pub(super) struct Edges {
+    http: Option<SocketAddr>,
+    grpc: Option<SocketAddr>,
+    stop: Stop,
+    tasks: JoinSet<()>,
+    failures: mpsc::Receiver<Failure>,
+}
+
+/// What every edge is started with.
+struct Starter<'a> {
+    config: &'a Config,
+    fabric: &'a Fabric,
+    counters: EdgeCounters,
+    stop: Stop,
+    tasks: JoinSet<()>,
+    failed: mpsc::Sender<Failure>,
+}
+
+impl Edges {
+    pub fn start(config: &Config, fabric: &Fabric, sockets: Sockets) -> Result<Self, Failure> {
+        let (http, grpc) = (address(sockets.http.as_ref())?, address(sockets.grpc.as_ref())?);
+        let (failed, failures) = mpsc::channel(1);
+        let mut starter = Starter {
+            config,
+            fabric,
+            counters: EdgeCounters::default(),
+            stop: Stop::new(),
+            tasks: JoinSet::new(),
+            failed,
+        };
+        if let Some(listener) = sockets.http {
+            let served = Served::new(config, fabric, &starter.counters, http, grpc);
+            starter.http(listener, served)?;
+        }
+        if let Some(listener) = sockets.grpc {
+            starter.grpc(listener)?;
+        }
+        starter.webhook();
+        Ok(Self {
+            http,
+            grpc,
+            stop: starter.stop,
+            tasks: starter.tasks,
+            failures,
+        })
+    }
+
+    /// The listeners that are on, by the names of their flags.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        [("http", self.http), ("grpc", self.grpc)]
+            .into_iter()
+            .filter_map(|(name, address)| Some((name, address?)))
+    }
+
+    /// The first three things to try, for whoever sits at a terminal.
+    pub fn first_steps(&self) -> String {
+        let mut steps = String::from("try, in another terminal:\n");
+        if let Some(http) = self.http {
+            steps.push_str(&format!("  curl http://{http}/health\n"));
+        }
+        if let Some(grpc) = self.grpc {
+            steps.push_str(&format!("  weft --server grpc://{grpc} send --from alice bob hello\n"));
+            steps.push_str(&format!("  weft --server grpc://{grpc} recv bob\n"));
+        }
+        steps
+    }
+
+    /// Waits until an edge ended by itself.
+    pub async fn failed(&mut self) -> Failure {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            // No edge is left that could fail.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes no new connections, lets what is under way finish for at most `patience`, then cuts it off.
+    pub async fn stop(mut self, patience: Duration) {
+        self.stop.cancel();
+        let ended = timeout(patience, async { while self.tasks.join_next().await.is_some() {} });
+        if ended.await.is_err() {
+            tracing::warn!("connections were still busy and are cut off");
+        }
+    }
+}
+
+fn address(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>, Failure> {
+    let address = listener.map(TcpListener::local_addr).transpose();
+    address.map_err(|error| Failure::new(Exit::Io, "a listener has no address", error, ""))
+}
+
+impl Starter<'_> {
+    /// HTTP and, on the same listener, WebSocket.
+    fn http(&mut self, listener: TcpListener, served: Served) -> Result<(), Failure> {
+        let settings = self.config.http.settings.clone();
+        let wrong = |cause: String| {
+            Failure::new(
+                Exit::Config,
+                "http.origins is wrong",
+                cause,
+                "write https://HOST or http://HOST:PORT",
+            )
+        };
+        let services = http::Services {
+            fabric: self.fabric.clone(),
+            authenticator: Arc::new(DevelopmentMode),
+            protocols: Arc::new(served),
+            metrics: self.metrics(),
+            counters: Arc::clone(&self.counters.http),
+        };
+        let mounts = self.websocket(&settings).map_err(wrong)?;
+        let router = http::router(services, settings.clone(), mounts).map_err(wrong)?;
+        let (stop, counters) = (self.stop.clone(), Arc::clone(&self.counters.http));
+        let patience = self.config.node.drain_timeout();
+        self.tasks.spawn(async move {
+            http::serve(listener, router, settings, counters, stop.cancelled_owned(), patience).await;
+        });
+        Ok(())
+    }
+
+    fn websocket(&self, http: &http::Config) -> Result<Vec<http::Mount>, String> {
+        if !self.config.websocket.enabled {
+            return Ok(Vec::new());
+        }
+        let router: Router = websocket::router(
+            self.fabric.clone(),
+            self.config.websocket.settings.clone(),
+            Arc::new(DevelopmentMode),
+            Arc::new(Origins::new(&http.origins)?),
+            Arc::clone(&self.counters.websocket),
+        );
+        Ok(vec![http::Mount {
+            routes: router.with_state(()),
+            ..http::Mount::default()
+        }])
+    }
+
+    fn grpc(&mut self, _listener: TcpListener) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Pushes to agents that have an endpoint and no session.
+    fn webhook(&mut self) {
+        let mut settings = self.config.webhook.clone();
+        // Development mode: an endpoint on this machine is what a first try has.
+        settings.allow_loopback |= !self.config.node.insecure;
+        if settings.secret.is_none() && settings.secret_file.is_none() && !self.config.node.memory {
+            settings.secret_file = Some(self.config.node.data_dir.join(WEBHOOK_SECRET_FILE));
+        }
+        let (fabric, stop) = (self.fabric.clone(), self.stop.clone());
+        let (counters, failed) = (Arc::clone(&self.counters.webhook), self.failed.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = webhook::run(fabric, settings, counters, stop).await {
+                let fix = "name a readable file with webhook.secret_file, or set webhook.secret";
+                let failure = Failure::new(Exit::Config, "webhooks cannot be signed", error, fix);
+                // Full: another failure ends the node already.
+                let _second = failed.try_send(failure);
+            }
+        });
+    }
+
+    /// What `GET /metrics` answers.
+    fn metrics(&self) -> Arc<dyn Fn() -> String + Send + Sync> {
+        if !self.config.metrics.enabled {
+            return Arc::new(|| "# metrics.enabled is false\n".into());
+        }
+        let (metrics, fabric, counters) = (Metrics::default(), self.fabric.clone(), self.counters.clone());
+        Arc::new(move || {
+            let edges = counters
+                .all()
+                .map(|(protocol, counters)| (protocol, counters.snapshot()));
+            metrics.render(&Readings {
+                ready: fabric.not_ready().is_none(),
+                router: fabric.counters(),
+                store: fabric.store_stats(),
+                edges: edges.to_vec(),
+            })
+        })
+    }
+}

@@ -1,0 +1,260 @@
+//! Configuration: which source wins, what is refused, and how the refusal reads.
+
+use weft::node::config::{
+    Gathered, Inputs, Listen, gather,
+    setting::{Change, Origin, Problem, Setting, Source},
+};
+
+fn inputs(yaml: &str, environment: &[(&str, &str)]) -> Inputs {
+    Inputs {
+        file: Some(("weft.yaml".into(), yaml.into())),
+        environment: environment
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect(),
+        ..Inputs::default()
+    }
+}
+
+fn accepted(yaml: &str, environment: &[(&str, &str)]) -> Gathered {
+    gather(&inputs(yaml, environment)).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+fn refused(yaml: &str, environment: &[(&str, &str)]) -> Vec<Problem> {
+    gather(&inputs(yaml, environment)).expect_err("it was to be refused")
+}
+
+/// The one problem, as its line reads.
+fn complaint(yaml: &str, environment: &[(&str, &str)]) -> String {
+    let problems = refused(yaml, environment);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    problems[0].to_string()
+}
+
+fn flag(name: &str, key: &str, value: &str) -> Setting {
+    Setting {
+        key: key.into(),
+        change: Change::Text(value.into()),
+        source: Source::new(Origin::Flag, name),
+    }
+}
+
+#[test]
+fn without_configuration_every_listener_is_on_loopback() {
+    let gathered = gather(&Inputs::default()).unwrap();
+    let config = &gathered.config;
+    assert_eq!(config.http.listen, Listen::loopback(8000));
+    assert_eq!(config.grpc.listen, Listen::loopback(50051));
+    assert_eq!((&config.quic.listen, &config.mqtt.listen), (&Listen::Off, &Listen::Off));
+    assert!(gathered.settings().all(|(_, _, source)| source.kind == Origin::Default));
+}
+
+#[test]
+fn the_file_is_below_the_environment_and_the_environment_below_flags() {
+    let mut inputs = inputs(
+        "http: {listen: '127.0.0.1:1'}\ngrpc: {listen: '127.0.0.1:2'}\nnode: {id: from_file}\nrouter: {max_deliver: 3}\n",
+        &[("WEFT_GRPC__LISTEN", "127.0.0.1:3"), ("WEFT_NODE__ID", "from_env")],
+    );
+    inputs.dotenv = Some("WEFT_NODE__ID=from_dotenv\nWEFT_ROUTER__MAX_DELIVER=4\n".into());
+    inputs.flags = vec![flag("--data-dir", "node.data_dir", "/srv/weft")];
+    let gathered = gather(&inputs).unwrap();
+    let shown = |key: &str| {
+        let (_, value, source) = gathered.settings().find(|(known, ..)| *known == key).unwrap();
+        format!("{value} {source}")
+    };
+    assert_eq!(shown("http.listen"), "\"127.0.0.1:1\" file weft.yaml");
+    assert_eq!(shown("grpc.listen"), "\"127.0.0.1:3\" env WEFT_GRPC__LISTEN");
+    assert_eq!(shown("node.id"), "\"from_env\" env WEFT_NODE__ID");
+    assert_eq!(shown("router.max_deliver"), "4 .env WEFT_ROUTER__MAX_DELIVER");
+    assert_eq!(shown("node.data_dir"), "\"/srv/weft\" flag --data-dir");
+    assert_eq!(gathered.config.router.node_id, "from_env");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_file_its_path_and_a_suggestion() {
+    let line = complaint("http: {listne: '127.0.0.1:1'}\n", &[]);
+    assert_eq!(
+        line,
+        "file weft.yaml: http.listne: is not a setting (did you mean `http.listen`?)"
+    );
+    let line = complaint("htpp: {listen: '127.0.0.1:1', more: {x: 1}}\n", &[]);
+    assert_eq!(line, "file weft.yaml: htpp: is not a setting (did you mean `http`?)");
+    let line = complaint("", &[("WEFT_HTTP__LISTNE", "x")]);
+    assert_eq!(
+        line,
+        "env WEFT_HTTP__LISTNE: is not a setting (did you mean `WEFT_HTTP__LISTEN`?)"
+    );
+    let line = complaint("router: {node_id: a}\n", &[]);
+    assert!(line.ends_with("(did you mean `node.id`?)"), "{line}");
+}
+
+#[test]
+fn a_wrong_type_names_the_key_the_value_and_what_is_expected() {
+    let line = complaint("router: {max_deliver: many}\n", &[]);
+    assert!(
+        line.contains("router.max_deliver") && line.contains("\"many\""),
+        "{line}"
+    );
+    assert!(
+        line.contains("a whole number, 0 or more") && line.contains("default is 16"),
+        "{line}"
+    );
+    let line = complaint("", &[("WEFT_ROUTER__FSYNC", "perhaps")]);
+    assert!(
+        line.contains("WEFT_ROUTER__FSYNC") && line.contains("true or false"),
+        "{line}"
+    );
+    let line = complaint("http: {listen: 8000}\n", &[]);
+    assert!(line.contains("http.listen") && line.contains("8000"), "{line}");
+    let line = complaint("http: 8000\n", &[]);
+    assert!(
+        line.contains("is a section, not a value") && line.contains("such as"),
+        "{line}"
+    );
+    let line = complaint("log: {format: xml}\n", &[]);
+    assert!(line.contains("pretty") && line.contains("json"), "{line}");
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let problems = refused(
+        "htpp: {}\nrouter: {max_deliver: -1}\n",
+        &[("WEFT_NOD__ID", "x"), ("REDIS_URL", "redis://h")],
+    );
+    assert_eq!(problems.len(), 4, "{problems:#?}");
+}
+
+#[test]
+fn yaml_that_is_none_names_the_file() {
+    for text in ["http: [", "- a\n- b\n", "just text", "http: {}\nhttp: {}\n"] {
+        let line = complaint(text, &[]);
+        assert!(line.starts_with("file weft.yaml"), "{line}");
+    }
+    for text in ["", "# nothing yet\n", "http:\n"] {
+        accepted(text, &[]);
+    }
+}
+
+#[test]
+fn sizes_and_durations_may_carry_their_unit() {
+    let config = accepted(
+        "router: {message_bytes_max: 2MiB, ttl_default_ms: 1h}\n",
+        &[("WEFT_ROUTER__BACKOFF_FIRST_MS", "2s")],
+    )
+    .config;
+    assert_eq!(config.router.message_bytes_max, 2 * 1024 * 1024);
+    assert_eq!(config.router.ttl_default_ms, 3_600_000);
+    assert_eq!(config.router.backoff_first_ms, 2_000);
+}
+
+#[test]
+fn users_names_do_what_they_say_below_wefts_own() {
+    let names = [
+        ("APP_HOST", "127.0.0.2"),
+        ("APP_PORT", "9000"),
+        ("APP_DEBUG", "false"),
+        ("LOG_LEVEL", "WARNING"),
+        ("HTTP_TIMEOUT", "30"),
+        ("WEBSOCKET_MAX_CONNECTIONS", "1000"),
+        ("METRICS_ENABLED", "true"),
+        ("SHARD_COUNT", "4"),
+        ("ENABLE_SHARDING", "false"),
+        ("REDIS_CLUSTER", "false"),
+        ("ENABLE_ENCRYPTION", "false"),
+        ("TRACING_ENABLED", "false"),
+        ("REDIS_URL", ""),
+    ];
+    let gathered = accepted("", &names);
+    assert_eq!(gathered.config.http.listen.to_string(), "127.0.0.2:9000");
+    assert_eq!(gathered.source("http.listen").to_string(), "env APP_HOST, APP_PORT");
+    assert_eq!(gathered.config.log.level, "warn");
+    assert_eq!(gathered.config.router.workers, 4);
+    let gathered = accepted("", &[("APP_PORT", "9000"), ("WEFT_HTTP__LISTEN", "127.0.0.1:7")]);
+    assert_eq!(gathered.config.http.listen, Listen::loopback(7));
+}
+
+#[test]
+fn a_feature_that_does_not_exist_yet_is_refused_and_its_secret_is_not_shown() {
+    let cases = [
+        ("REDIS_URL", "redis://:hunter2@localhost"),
+        ("REDIS_CLUSTER", "true"),
+        ("POSTGRES_URL", "postgresql://user:hunter2@localhost/db"),
+        ("RABBITMQ_URL", "amqp://guest:hunter2@localhost"),
+        ("JWT_SECRET_KEY", "hunter2"),
+        ("ENABLE_ENCRYPTION", "true"),
+        ("ENCRYPTION_KEY", "hunter2"),
+        ("MQTT_KEEPALIVE", "60"),
+        ("TRACING_ENABLED", "yes"),
+        ("ENABLE_SHARDING", "1"),
+        ("LOAD_BALANCER", "nginx"),
+    ];
+    for (name, value) in cases {
+        let line = complaint("", &[(name, value)]);
+        assert!(
+            line.contains(name) && line.contains("does not have yet") && line.contains("unset"),
+            "{line}"
+        );
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+}
+
+#[test]
+fn a_port_that_kubernetes_injected_is_skipped_with_a_warning() {
+    let gathered = accepted(
+        "",
+        &[
+            ("APP_PORT", "tcp://10.0.0.1:8000"),
+            ("WEFT_PORT", "tcp://10.0.0.1:80"),
+            ("WEFT_SERVICE_HOST", "x"),
+        ],
+    );
+    assert_eq!(gathered.config.http.listen, Listen::loopback(8000));
+    assert_eq!(gathered.warnings.len(), 1);
+    assert!(gathered.warnings[0].contains("APP_PORT"), "{:?}", gathered.warnings);
+}
+
+#[test]
+fn a_listener_that_others_can_reach_must_be_asked_for() {
+    for listen in ["0.0.0.0:8000", "'[::]:8000'", "weft.internal:8000"] {
+        let line = complaint(&format!("http: {{listen: {listen}}}\n"), &[]);
+        assert!(
+            line.contains("http.listen") && line.contains("--insecure") && line.contains("proxy"),
+            "{line}"
+        );
+    }
+    let line = complaint("", &[("APP_HOST", "0.0.0.0")]);
+    assert!(line.starts_with("env APP_HOST"), "{line}");
+    let mut inputs = inputs("", &[("APP_HOST", "0.0.0.0")]);
+    inputs.flags = vec![flag("--insecure", "node.insecure", "true")];
+    assert_eq!(gather(&inputs).unwrap().config.http.listen.to_string(), "0.0.0.0:8000");
+}
+
+#[test]
+fn protocols_that_are_not_in_this_build_must_stay_off() {
+    for section in ["quic", "mqtt"] {
+        accepted(&format!("{section}: {{listen: off}}\n"), &[]);
+        let line = complaint(&format!("{section}: {{listen: '127.0.0.1:0'}}\n"), &[]);
+        assert!(line.contains("not in this build yet"), "{line}");
+    }
+}
+
+#[test]
+fn the_example_environment_file_lists_every_name_and_changes_nothing() {
+    let text = include_str!("../.env.example");
+    for name in weft::node::config::environment::user_names() {
+        assert!(text.contains(&format!("{name}=")), "{name}");
+    }
+    let gathered = gather(&Inputs {
+        dotenv: Some(text.into()),
+        ..Inputs::default()
+    })
+    .unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let untouched = gather(&Inputs::default()).unwrap();
+    let values = |gathered: &Gathered| {
+        gathered
+            .settings()
+            .map(|(k, v, _)| format!("{k}={v}"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(values(&gathered), values(&untouched));
+}
