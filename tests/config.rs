@@ -108,7 +108,7 @@ fn a_wrong_type_names_the_key_the_value_and_what_is_expected() {
     assert!(line.contains("http.listen") && line.contains("8000"), "{line}");
     let line = complaint("http: 8000\n", &[]);
     assert!(
-        line.contains("is a section, not a value") && line.contains("listen"),
+        line.contains("is a section, not a value") && line.contains("such as"),
         "{line}"
     );
     let line = complaint("log: {format: xml}\n", &[]);

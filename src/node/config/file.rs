@@ -99,7 +99,7 @@ fn walk(name: &str, path: &str, written: &Value, known: &Value, out: &mut Vec<Se
             (Some(Value::Object(inner)), Value::Null) if !inner.is_empty() => {}
             (Some(Value::Object(inner)), _) if !inner.is_empty() => {
                 let fix = format!(
-                    "write its keys below it, indented: {}",
+                    "write its keys below it, indented, such as {}",
                     inner.keys().take(3).cloned().collect::<Vec<_>>().join(", ")
                 );
                 problems.push(Problem::new(place(), "is a section, not a value", fix));
