@@ -47,6 +47,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether the workers' counts are what counting directly gives.
     pub fn is_exact(&self) -> bool {
         self.counts == self.expected
     }

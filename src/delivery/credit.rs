@@ -22,8 +22,9 @@ impl WorkerMark {
 /// A session's credit: an absolute window and what of it is taken.
 ///
 /// Each counter is exact by itself; window and use are read apart, so two workers that take at the same instant may pass the
-/// window by one message each. No other memory is published through these atomics, hence `Relaxed`; the marks use `AcqRel` so that
-/// whoever gives credit back either sees the mark or is seen by the taker's second look.
+/// window by one message each. No other memory is published through these atomics. Marks, window and use are `SeqCst` (free on
+/// x86): a taker sets its mark and then looks at the use again, a giver lowers the use and then looks at the marks; with anything
+/// weaker each may read the other's old value, and the worker would never be told. The lane's counters wake nobody: `Relaxed`.
 #[derive(Debug, Default)]
 pub struct Credit {
     window_messages: AtomicU32,
@@ -77,24 +78,24 @@ impl Credit {
 
     /// Changes the window; returns the workers to be told (see [`Credit::give_back`]).
     pub fn set_window(&self, messages: u32, bytes: u64) -> WaitingWorkers {
-        self.window_messages.store(messages, Ordering::Relaxed);
-        self.window_bytes.store(bytes, Ordering::Relaxed);
+        self.window_messages.store(messages, Ordering::SeqCst);
+        self.window_bytes.store(bytes, Ordering::SeqCst);
         self.take_waiting()
     }
 
     /// The window: messages and bytes.
     pub fn window(&self) -> (u32, u64) {
         (
-            self.window_messages.load(Ordering::Relaxed),
-            self.window_bytes.load(Ordering::Relaxed),
+            self.window_messages.load(Ordering::SeqCst),
+            self.window_bytes.load(Ordering::SeqCst),
         )
     }
 
     /// Taken and not given back: messages and bytes.
     pub fn taken(&self) -> (u32, u64) {
         (
-            self.taken_messages.load(Ordering::Relaxed),
-            self.taken_bytes.load(Ordering::Relaxed),
+            self.taken_messages.load(Ordering::SeqCst),
+            self.taken_bytes.load(Ordering::SeqCst),
         )
     }
 
@@ -133,30 +134,36 @@ impl Credit {
 
     /// Takes credit for one message, or leaves the worker's mark and returns false.
     pub fn try_take(&self, bytes: u64, worker: WorkerMark) -> bool {
-        if !self.has_room(bytes) {
-            self.waiting.fetch_or(worker.0, Ordering::AcqRel);
-            // Second look: credit given back before the mark was set would otherwise wake nobody.
-            if !self.has_room(bytes) {
-                return false;
-            }
+        if !self.has_room_or_marks(bytes, worker) {
+            return false;
         }
-        self.taken_messages.fetch_add(1, Ordering::Relaxed);
-        self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.taken_messages.fetch_add(1, Ordering::SeqCst);
+        self.taken_bytes.fetch_add(bytes, Ordering::SeqCst);
         true
+    }
+
+    /// [`Credit::has_room`]; where there is none the worker's mark stays, so that it is told when there is.
+    pub fn has_room_or_marks(&self, bytes: u64, worker: WorkerMark) -> bool {
+        if self.has_room(bytes) {
+            return true;
+        }
+        self.waiting.fetch_or(worker.0, Ordering::SeqCst);
+        // Second look: credit given back before the mark was set would otherwise wake nobody.
+        self.has_room(bytes)
     }
 
     /// Gives back what messages of so many bytes had taken; returns the workers that wait for credit and are to be told.
     pub fn give_back(&self, messages: u32, bytes: u64) -> WaitingWorkers {
-        self.taken_messages.fetch_sub(messages, Ordering::Relaxed);
-        self.taken_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.taken_messages.fetch_sub(messages, Ordering::SeqCst);
+        self.taken_bytes.fetch_sub(bytes, Ordering::SeqCst);
         self.take_waiting()
     }
 
     fn take_waiting(&self) -> WaitingWorkers {
-        if self.waiting.load(Ordering::Acquire) == 0 {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
             return WaitingWorkers(0);
         }
-        WaitingWorkers(self.waiting.swap(0, Ordering::AcqRel))
+        WaitingWorkers(self.waiting.swap(0, Ordering::SeqCst))
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a queue to a session: attaching, the pump, and relays from a shard's outbox.
 
-use std::cmp::Reverse;
+use std::sync::Arc;
 
 use super::{
     message::{ConsumerId, Lease, State},
@@ -15,6 +15,8 @@ use crate::{
 
 /// Messages read ahead from the store in one go: enough to hide a read behind a session's window.
 pub(super) const READ_AHEAD: usize = 64;
+/// Bytes read ahead in one go, the first message aside: a session's usual window.
+pub(super) const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 /// Decides whether a consumer may have a message (G10); asked at every hand-out.
 pub type Gate<'a> = dyn Fn(&Consumer, &Frame) -> bool + 'a;
@@ -43,7 +45,11 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.kind = kind;
         match queue.consumers.iter_mut().find(|known| known.id == consumer.id) {
-            Some(known) => *known = consumer,
+            Some(known) => {
+                // Leases are given back to the window that they were taken from.
+                debug_assert!(Arc::ptr_eq(&known.credit, &consumer.credit), "a session has one credit");
+                *known = consumer;
+            }
             None => queue.consumers.push(consumer),
         }
         for seq in self.queue_mut(ix).unpark() {
@@ -57,7 +63,6 @@ impl<A> ShardState<A> {
         let Some(ix) = self.find_queue(address.hash64(), address.as_str()) else {
             return;
         };
-        self.queue_mut(ix).consumers.retain(|known| known.id != consumer);
         let mut leased: Vec<Seq> = self.queue(ix).leased.iter().copied().collect();
         leased.sort_unstable();
         for seq in leased {
@@ -66,13 +71,13 @@ impl<A> ShardState<A> {
                 self.end_attempt(seq, None, now, out);
             }
         }
+        // Only now: what was leased gives its credit back, which the session may use in other queues.
+        self.queue_mut(ix).consumers.retain(|known| known.id != consumer);
         if self.queue(ix).kind == QueueKind::Ephemeral && self.queue(ix).consumers.is_empty() {
             self.purge_queue(ix, now, out);
         }
+        self.mark_dirty(ix);
         self.forget_idle_queue(ix);
-        if self.queues[ix as usize].is_some() {
-            self.mark_dirty(ix);
-        }
     }
 
     /// A session has credit again, or a new window.
@@ -84,17 +89,27 @@ impl<A> ShardState<A> {
 
     /// Hands out what the queues that changed allow, and relays what waits in the outbox.
     pub fn pump(&mut self, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        self.latest = now;
+        for copies in self.take_due_copies() {
+            self.apply_copies(copies, now, out, gate);
+        }
         while let Some(ix) = self.dirty.pop() {
-            if self.queues[ix as usize].is_some() {
+            if let Some(queue) = self.queues[ix as usize].as_mut() {
+                queue.dirty = false;
                 self.pump_queue(ix, now, out, gate);
                 self.forget_idle_queue(ix);
             }
         }
         self.pump_outbox(now, out);
+        self.settle_down();
     }
 
     fn pump_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        if self.queue(ix).consumers.is_empty() {
+        let queue = self.queue(ix);
+        if queue.consumers.is_empty() {
+            if queue.kind == QueueKind::Inbox && queue.has_waiting() {
+                out.unattended.push(queue.address.clone());
+            }
             return;
         }
         let mut open = [true; Priority::COUNT];
@@ -104,7 +119,8 @@ impl<A> ShardState<A> {
                 .front(priority)
                 .expect("a turn goes to a priority that has a message");
             match self.hand_out_front(ix, priority, seq, now, out, gate) {
-                Step::HandedOut | Step::Skipped => {}
+                Step::HandedOut => self.queue_mut(ix).spend(priority),
+                Step::Skipped => {}
                 Step::LaneWaits => open[priority.index()] = false,
                 Step::QueueWaits => return,
             }
@@ -122,15 +138,18 @@ impl<A> ShardState<A> {
     ) -> Step {
         let ready = self.messages.get(&seq).filter(|message| message.state == State::Ready);
         let Some(message) = ready else {
-            self.queue_mut(ix).pop(priority);
+            self.queue_mut(ix).pop_stale(priority);
             return Step::Skipped;
         };
         if message.is_expired(now) {
-            self.queue_mut(ix).pop(priority);
             self.expire(seq, now, out);
             return Step::Skipped;
         }
         let Some(frame) = message.frame.as_deref() else {
+            // A body is read for someone who can take it; otherwise stalled sessions would fill the memory.
+            if !self.queue(ix).has_credit(message.weight(), self.worker) {
+                return Step::QueueWaits;
+            }
             self.read_ahead(ix, priority, out);
             return Step::LaneWaits;
         };
@@ -148,10 +167,12 @@ impl<A> ShardState<A> {
             Err(NoConsumer::NoCredit) => Step::QueueWaits,
             Err(NoConsumer::NoneFits) => {
                 queue.pop(priority);
-                queue.parked.push(seq);
+                queue.parked.insert(seq);
                 if let Some(message) = self.messages.get_mut(&seq) {
                     message.state = State::Parked;
                 }
+                // It was perhaps read only to see what it asks for.
+                self.drop_frame_above_budget(seq);
                 Step::Skipped
             }
         }
@@ -171,13 +192,14 @@ impl<A> ShardState<A> {
         if message.sent_at.is_never() {
             message.sent_at = now;
         }
-        let mut frame = message.frame.as_deref().expect("checked by the pump").clone();
-        frame.stamp.attempt = message.attempts - 1;
-        if message.redelivered {
+        let (attempts, is_redelivered) = (message.attempts, message.redelivered);
+        message.redelivered = true;
+        let mut frame = self.take_frame(seq).expect("checked by the pump");
+        frame.stamp.attempt = attempts - 1;
+        if is_redelivered {
             frame.stamp.flags = frame.stamp.flags.with_redelivered();
             out.counts.redelivered += 1;
         }
-        message.redelivered = true;
         out.counts.handed_out += 1;
         let queue = self.queue_mut(ix);
         queue.leased.insert(seq);
@@ -189,13 +211,23 @@ impl<A> ShardState<A> {
             queue: address,
         });
         if let Some(visible_again) = consumer.visibility_timeout {
-            self.timers
-                .push(Reverse((now + visible_again, Timer::VisibilityEnds(seq, lease))));
+            self.set_timer(now + visible_again, Timer::VisibilityEnds(seq, lease));
         }
     }
 
     fn read_ahead(&mut self, ix: QueueIx, priority: Priority, out: &mut Out<A>) {
-        let next: Vec<Seq> = self.queue(ix).peek(priority, READ_AHEAD).collect();
+        let mut next = Vec::with_capacity(READ_AHEAD);
+        let mut bytes = 0;
+        for seq in self.queue(ix).in_order(priority) {
+            let Some(message) = self.messages.get(&seq).filter(|message| message.state == State::Ready) else {
+                continue;
+            };
+            bytes += message.weight();
+            if next.len() == READ_AHEAD || (bytes > READ_AHEAD_BYTES && !next.is_empty()) {
+                break;
+            }
+            next.push(seq);
+        }
         for seq in next {
             self.load(seq, out);
         }
@@ -205,7 +237,7 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
-        if message.frame.is_none() && !message.loading {
+        if message.frame.is_none() && !message.loading && message.wants_frame() {
             message.loading = true;
             out.loads.push(Load(seq));
         }
@@ -219,12 +251,15 @@ impl<A> ShardState<A> {
         message.loading = false;
         let (ix, is_fan_out) = (message.queue, message.targets.is_some());
         match frame {
+            // It was settled while the read was under way.
+            Some(_) if !message.wants_frame() => {}
             Some(frame) => {
-                message.frame = Some(Box::new(frame));
+                self.cache_frame(seq, frame);
                 if !is_fan_out {
                     self.mark_dirty(ix);
                 }
             }
+            None if !message.wants_frame() => {}
             None => self.reject_damaged(seq, now, out),
         }
     }

@@ -1,6 +1,11 @@
 //! Questions that change nothing: what became of a message, what is kept, how much waits.
 
-use super::state::ShardState;
+use std::ops::Bound;
+
+use super::{
+    message::{State, Stored},
+    state::ShardState,
+};
 use crate::frame::{
     Address, Seq,
     record::{IdHash, MessageKey, Reason, Receipt},
@@ -13,6 +18,8 @@ pub struct Held {
     pub messages: usize,
     pub receipts: usize,
     pub queues: usize,
+    /// Bytes of messages in memory ([`ShardState::cached_bytes`]).
+    pub cached_bytes: u64,
 }
 
 /// A kept or waiting message in a listing.
@@ -25,13 +32,21 @@ pub struct Listed {
     pub settled_at: Timestamp,
 }
 
+/// `after` comes from outside and may be the largest number there is.
+fn later_than(after: Seq) -> (Bound<Seq>, Bound<Seq>) {
+    (Bound::Excluded(after), Bound::Unbounded)
+}
+
 impl<A> ShardState<A> {
     /// The receipt of a message as it stands now, settled or not.
     pub fn receipt(&self, seq: Seq) -> Option<Receipt> {
-        if let Some(receipt) = self.receipts.get(&seq) {
-            return Some(*receipt);
-        }
-        let message = self.messages.get(&seq)?;
+        let message = match (self.messages.get(&seq), self.receipts.get(&seq)) {
+            // Neither an enqueue nor a settle counts before it is committed.
+            (Some(message), _) if message.stored == Stored::Committing => return None,
+            (Some(message), _) if matches!(message.state, State::Settling { .. } | State::InDoubt { .. }) => message,
+            (_, Some(receipt)) => return Some(*receipt),
+            (message, None) => message?,
+        };
         let reason = if message.targets.is_some() {
             Reason::FannedOut
         } else {
@@ -68,7 +83,7 @@ impl<A> ShardState<A> {
         let Some(ix) = self.find_queue(address.hash64(), address.as_str()) else {
             return Vec::new();
         };
-        let later = self.queue(ix).dead_letters.range(after.next()..);
+        let later = self.queue(ix).dead_letters.range(later_than(after));
         later.take(limit).map(|seq| self.listed(*seq)).collect()
     }
 
@@ -78,7 +93,7 @@ impl<A> ShardState<A> {
             return Vec::new();
         };
         let queue = self.queue(ix);
-        let kept = queue.history.range(after.next()..).copied();
+        let kept = queue.history.range(later_than(after)).copied();
         let waiting = self
             .messages
             .iter()
@@ -89,12 +104,16 @@ impl<A> ShardState<A> {
     }
 
     fn listed(&self, seq: Seq) -> Listed {
-        let receipt = self.receipts.get(&seq);
+        let message = self.messages.get(&seq);
+        let (reason, settled_at) = match message.map(|message| message.state) {
+            Some(State::Kept { reason, settled_at }) => (reason, settled_at),
+            _ => (Reason::None, Timestamp::NEVER),
+        };
         Listed {
             seq,
-            attempts: self.messages.get(&seq).map_or(0, |message| message.attempts),
-            reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
-            settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
+            attempts: message.map_or(0, |message| message.attempts),
+            reason,
+            settled_at,
         }
     }
 
@@ -112,6 +131,7 @@ impl<A> ShardState<A> {
             messages: self.messages.len(),
             receipts: self.receipts.len(),
             queues: self.queues.len() - self.free_queues.len(),
+            cached_bytes: self.cached_bytes,
         }
     }
 }

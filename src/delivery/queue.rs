@@ -1,7 +1,7 @@
 //! One queue: four lanes of messages that wait, and the sessions that compete for them.
 //!
 //! Owns order, weights and the choice of a consumer; the messages themselves stand in the shard's table. A lane may name a
-//! message that has left since (expired, purged): whoever pops looks it up and skips it.
+//! message that has left since (expired, purged): whoever pops looks it up and skips it. At most half of a lane is such.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -16,6 +16,9 @@ use super::{
     message::ConsumerId,
 };
 use crate::frame::{Address, AddressKind, AgentId, Priority, Seq};
+
+/// Entries of messages that have left, above half of a lane, before the lane is swept.
+const STALE_SLACK: usize = 64;
 
 /// A queue's place in its shard's table.
 pub(super) type QueueIx = u32;
@@ -119,7 +122,9 @@ pub(super) struct Queue {
     lanes: [VecDeque<Seq>; Priority::COUNT],
     /// Handed out before and come back: they stand before everything in their lane that is younger.
     returned: [BTreeSet<Seq>; Priority::COUNT],
-    pub parked: Vec<Seq>,
+    /// Entries of each lane whose messages have left from behind its head.
+    stale: [usize; Priority::COUNT],
+    pub parked: BTreeSet<Seq>,
     /// What is left of each priority's share in this round.
     shares: [usize; Priority::COUNT],
     /// Messages and bytes that count against the bounds: everything that is not settled.
@@ -128,6 +133,12 @@ pub(super) struct Queue {
     pub consumers: Vec<Consumer>,
     next_consumer: usize,
     pub leased: HashSet<Seq>,
+    /// Messages whose settle is not committed yet: they still point here.
+    pub settling: usize,
+    /// Its agent, group or session is gone: no address leads here any more.
+    pub removed: bool,
+    /// Listed for the next pump.
+    pub dirty: bool,
     pub dead_letters: BTreeSet<Seq>,
     pub history: BTreeSet<Seq>,
 }
@@ -140,13 +151,17 @@ impl Queue {
             retention: Duration::ZERO,
             lanes: Default::default(),
             returned: Default::default(),
-            parked: Vec::new(),
+            stale: [0; Priority::COUNT],
+            parked: BTreeSet::new(),
             shares: Priority::WEIGHTS,
             messages: 0,
             bytes: 0,
             consumers: Vec::new(),
             next_consumer: 0,
             leased: HashSet::new(),
+            settling: 0,
+            removed: false,
+            dirty: false,
             dead_letters: BTreeSet::new(),
             history: BTreeSet::new(),
         }
@@ -154,8 +169,9 @@ impl Queue {
 
     /// True where nothing would be lost by forgetting the queue. A durable session's queue stays until it is removed.
     pub fn is_idle(&self) -> bool {
-        self.kind != QueueKind::DurableSession
+        (self.kind != QueueKind::DurableSession || self.removed)
             && self.messages == 0
+            && self.settling == 0
             && self.consumers.is_empty()
             && self.dead_letters.is_empty()
             && self.history.is_empty()
@@ -167,6 +183,11 @@ impl Queue {
 
     pub fn push_returned(&mut self, priority: Priority, seq: Seq) {
         self.returned[priority.index()].insert(seq);
+    }
+
+    /// True where a message is ready to be handed out, or waits for a consumer that fits it.
+    pub fn has_waiting(&self) -> bool {
+        Priority::DESCENDING.into_iter().any(|p| self.front(p).is_some()) || !self.parked.is_empty()
     }
 
     /// The next message of one priority; it stays.
@@ -190,10 +211,47 @@ impl Queue {
         Some(seq)
     }
 
-    /// The next few messages of one priority, in order, for reading ahead.
-    pub fn peek(&self, priority: Priority, count: usize) -> impl Iterator<Item = Seq> {
-        let returned = self.returned[priority.index()].iter().copied();
-        returned.chain(self.lanes[priority.index()].iter().copied()).take(count)
+    /// Removes what [`Queue::front`] showed, whose message has left.
+    pub fn pop_stale(&mut self, priority: Priority) {
+        self.pop(priority);
+        let stale = &mut self.stale[priority.index()];
+        *stale = stale.saturating_sub(1);
+    }
+
+    /// A message leaves from wherever in its lane it stands. `is_ready` tells which messages of the lane still do.
+    pub fn withdraw(&mut self, priority: Priority, seq: Seq, is_ready: impl Fn(Seq) -> bool) {
+        let at = priority.index();
+        if self.returned[at].remove(&seq) || self.parked.remove(&seq) {
+            return;
+        }
+        let lane = &mut self.lanes[at];
+        if lane.front() == Some(&seq) {
+            lane.pop_front();
+            return;
+        }
+        self.stale[at] += 1;
+        if self.stale[at] * 2 > lane.len() + STALE_SLACK {
+            lane.retain(|seq| is_ready(*seq));
+            lane.shrink_to(2 * lane.len());
+            self.stale[at] = 0;
+        }
+    }
+
+    /// Every message that is in a lane, parked or handed out; some may have left.
+    pub fn listed(&self) -> impl Iterator<Item = Seq> {
+        let lanes = self.lanes.iter().flatten().chain(self.returned.iter().flatten());
+        lanes.chain(&self.parked).chain(&self.leased).copied()
+    }
+
+    /// The messages of one priority in the order in which they will be popped, for reading ahead.
+    pub fn in_order(&self, priority: Priority) -> impl Iterator<Item = Seq> {
+        let mut returned = self.returned[priority.index()].iter().copied().peekable();
+        let mut fresh = self.lanes[priority.index()].iter().copied().peekable();
+        std::iter::from_fn(move || match (returned.peek(), fresh.peek()) {
+            (Some(first), Some(second)) if first > second => fresh.next(),
+            (Some(_), _) => returned.next(),
+            (None, _) => fresh.next(),
+        })
     }
 
     /// Picks the priority whose turn it is among those of `open` that have messages: 8:4:2:1, shares that nobody uses pass on (G6).
@@ -205,12 +263,17 @@ impl Queue {
         let with_share = std::iter::once(first)
             .chain(waiting)
             .find(|p| self.shares[p.index()] > 0);
-        let turn = with_share.unwrap_or_else(|| {
+        Some(with_share.unwrap_or_else(|| {
             self.shares = Priority::WEIGHTS;
             first
-        });
-        self.shares[turn.index()] -= 1;
-        Some(turn)
+        }))
+    }
+
+    /// A message of that priority was handed out. A turn that came to nothing costs no share: otherwise a queue that waits for credit
+    /// would use up the shares of its lowest priorities without a message.
+    pub fn spend(&mut self, priority: Priority) {
+        let share = &mut self.shares[priority.index()];
+        *share = share.saturating_sub(1);
     }
 
     /// Picks a consumer that fits the message, may have it and has credit, and takes the credit.
@@ -243,6 +306,16 @@ impl Queue {
         }
     }
 
+    /// True where some consumer has credit for so many bytes; each that has none keeps this worker's mark.
+    pub fn has_credit(&self, bytes: u64, worker: WorkerMark) -> bool {
+        // Every one is asked: a mark is what brings the worker back.
+        let with_room = self
+            .consumers
+            .iter()
+            .filter(|c| c.credit.has_room_or_marks(bytes, worker));
+        with_room.count() > 0
+    }
+
     /// Any consumer for a QoS 0 message, chosen by the same rank; no credit is taken.
     pub fn pick_uncredited(&mut self, wish: Wish<'_>, may_have: impl Fn(&Consumer) -> bool) -> Option<&Consumer> {
         let (rotation, count, kind) = (self.next_consumer, self.consumers.len(), self.kind);
@@ -254,7 +327,7 @@ impl Queue {
     }
 
     /// Parked messages go back to their lanes: a consumer came that may fit them.
-    pub fn unpark(&mut self) -> Vec<Seq> {
+    pub fn unpark(&mut self) -> BTreeSet<Seq> {
         std::mem::take(&mut self.parked)
     }
 }
@@ -279,12 +352,17 @@ mod tests {
         for _ in 0..150 {
             let turn = queue.turn([true; 4]).unwrap();
             queue.pop(turn).unwrap();
+            queue.spend(turn);
             taken[turn.index()] += 1;
         }
         assert_eq!(taken, [10, 20, 40, 80]);
         let mut only_low = super::tests::queue();
         (0..20).for_each(|seq| only_low.push(Priority::Low, Seq::from_raw(seq)));
-        assert!((0..20).all(|_| only_low.turn([true; 4]).and_then(|p| only_low.pop(p)).is_some()));
+        for _ in 0..20 {
+            let turn = only_low.turn([true; 4]).unwrap();
+            only_low.pop(turn).unwrap();
+            only_low.spend(turn);
+        }
     }
 
     #[test]

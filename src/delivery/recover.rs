@@ -1,6 +1,6 @@
 //! The start of a shard from what the store holds of it.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     config::Limits,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     frame::{
         Seq,
-        record::{Keep, ShardImage, StoredMessage},
+        record::{Keep, Reason, ShardImage, StoredMessage},
     },
     time::Timestamp,
 };
@@ -53,9 +53,13 @@ impl<A> ShardState<A> {
     }
 
     fn recover_kept(&mut self, stored: &StoredMessage, ix: u32, until: Timestamp) {
-        self.messages
-            .insert(stored.seq, Message::recovered(stored, ix, State::Kept));
-        self.timers.push(Reverse((until, Timer::KeptAgesOut(stored.seq))));
+        let receipt = self.receipts.get(&stored.seq);
+        let state = State::Kept {
+            reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
+            settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
+        };
+        self.insert_message(stored.seq, Message::recovered(stored, ix, state));
+        self.set_timer(until, Timer::KeptAgesOut(stored.seq));
     }
 
     fn recover_waiting(&mut self, stored: &StoredMessage, ix: u32, now: Timestamp) {
@@ -70,17 +74,21 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.messages += 1;
         queue.bytes += message.weight();
+        self.insert_message(seq, message);
         match state {
-            State::Ready => queue.push(stored.priority, seq),
-            State::Delayed => self.timers.push(Reverse((stored.not_before, Timer::BackoffEnds(seq)))),
+            State::Ready => {
+                self.queue_mut(ix).push(stored.priority, seq);
+                // The first pump names inboxes that nobody attends.
+                self.mark_dirty(ix);
+            }
+            State::Delayed => self.set_timer(stored.not_before, Timer::BackoffEnds(seq)),
             _ => self.outbox.push_back(seq),
         }
         if !stored.expires_at.is_never() {
-            self.timers.push(Reverse((stored.expires_at, Timer::Expire(seq))));
+            self.set_timer(stored.expires_at, Timer::Expire(seq));
         }
         self.keys.insert((stored.key, stored.queue.hash64()), seq);
         self.by_id.insert((stored.id_hash, seq));
-        self.messages.insert(seq, message);
     }
 
     /// Removes a queue with everything in it: its agent, group or durable session is gone.
@@ -89,11 +97,13 @@ impl<A> ShardState<A> {
             return;
         };
         self.purge_queue(ix, now, out);
-        let queue = self.queue_mut(ix);
-        if queue.kind == QueueKind::DurableSession {
-            // No longer held by its kind; it goes once its settles are committed.
-            queue.kind = QueueKind::Ephemeral;
+        // Unlinked at once, so that nothing enters it any more; its place is free once its settles are committed.
+        if let Ok(entry) = self.by_address.find_entry(address.hash64(), |other| *other == ix) {
+            entry.remove();
         }
+        let queue = self.queue_mut(ix);
+        queue.removed = true;
+        queue.consumers.clear();
         self.forget_idle_queue(ix);
     }
 

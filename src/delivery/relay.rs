@@ -5,8 +5,8 @@
 
 use super::{
     Gate,
-    hand_out::READ_AHEAD,
-    message::State,
+    hand_out::{READ_AHEAD, READ_AHEAD_BYTES},
+    message::{Message, State},
     output::{After, Out, Relay, Targets},
     queue::QueueKind,
     settle::RejectedCopy,
@@ -53,35 +53,51 @@ impl<A> ShardState<A> {
             let Some(seq) = self.outbox.front().copied() else {
                 return;
             };
-            let Some(message) = self.messages.get_mut(&seq) else {
+            let waits = |message: &&Message| matches!(message.state, State::Relaying { shards_left: 0 });
+            let Some(message) = self.messages.get(&seq).filter(waits) else {
+                // Settled since: its group was removed.
                 self.outbox.pop_front();
                 continue;
             };
-            // The store has the body; the copies carry their own reference to it.
-            let Some(frame) = message.frame.take() else {
-                let ahead: Vec<Seq> = self.outbox.iter().copied().take(READ_AHEAD).collect();
-                ahead.into_iter().for_each(|seq| self.load(seq, out));
-                return;
-            };
-            let shards = by_shard(message.targets.as_deref().unwrap_or_default());
-            message.state = State::Relaying {
-                shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
-            };
-            self.outbox.pop_front();
-            if shards.is_empty() {
-                self.settle(seq, Status::Rejected, Reason::NobodyThere, None, now, out);
+            if message.is_expired(now) {
+                self.outbox.pop_front();
+                self.expire(seq, now, out);
                 continue;
             }
+            let shards = by_shard(message.targets.as_deref().unwrap_or_default());
+            debug_assert!(!shards.is_empty(), "what goes to nobody never enters the outbox");
+            // The store has the body; the copies carry their own reference to it.
+            let Some(frame) = self.take_frame(seq) else {
+                return self.read_outbox_ahead(out);
+            };
+            self.outbox.pop_front();
             self.relaying += 1;
+            if let Some(message) = self.messages.get_mut(&seq) {
+                message.state = State::Relaying {
+                    shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
+                };
+            }
             for (to, targets) in shards {
                 out.relays.push(Relay {
                     seq: Some(seq),
                     to,
-                    frame: (*frame).clone(),
+                    frame: frame.clone(),
                     targets,
                 });
             }
         }
+    }
+
+    fn read_outbox_ahead(&mut self, out: &mut Out<A>) {
+        let mut bytes = 0;
+        let ahead: Vec<Seq> = (self.outbox.iter().copied().take(READ_AHEAD).enumerate())
+            .take_while(|(at, seq)| {
+                bytes += self.messages.get(seq).map_or(0, Message::weight);
+                *at == 0 || bytes <= READ_AHEAD_BYTES
+            })
+            .map(|(_, seq)| seq)
+            .collect();
+        ahead.into_iter().for_each(|seq| self.load(seq, out));
     }
 
     /// Copies from another shard (or this one).
@@ -92,26 +108,39 @@ impl<A> ShardState<A> {
                 self.after.push(After::Relayed {
                     source: copies.source,
                     seq,
+                    copies: None,
                 });
                 return;
             }
             *applied = seq;
         }
+        self.apply_copies(copies, now, out, gate);
+    }
+
+    pub(super) fn apply_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         let ops_before = self.ops.len();
         for target in &copies.targets {
             self.take_copy(&copies, target, now, out, gate);
         }
         if let Some(seq) = copies.seq {
+            let source = copies.source;
             if self.ops.len() > ops_before {
-                self.ops.push(Op::Cursor {
-                    source: copies.source,
-                    upto: seq,
-                });
+                let upto = self.cursor_of(source);
+                self.ops.push(Op::Cursor { source, upto });
             }
-            self.after.push(After::Relayed {
-                source: copies.source,
-                seq,
-            });
+            let copies = Some(Box::new(copies));
+            self.after.push(After::Relayed { source, seq, copies });
+        }
+    }
+
+    /// What the store may hold as applied: nothing at or above copies that failed and are to be applied again, or a restart in between
+    /// would drop them as repeats.
+    fn cursor_of(&self, source: ShardId) -> Seq {
+        let applied = self.cursors.get(&source).copied().unwrap_or_default();
+        let failed = self.failed_copies.range((source, Seq::ZERO)..).next();
+        match failed {
+            Some(((of, seq), _)) if *of == source => applied.min(Seq::from_raw(seq.raw().saturating_sub(1))),
+            _ => applied,
         }
     }
 
@@ -125,11 +154,12 @@ impl<A> ShardState<A> {
         let is_durable = copies.frame.envelope.qos() != Qos::AtMostOnce;
         let found = self.find_queue(target.hash64(), target.as_str());
         let is_session = QueueKind::of(target) == QueueKind::DurableSession;
+        let is_known = || self.keys.contains_key(&(copies.key, target.hash64()));
         match found {
+            None if is_session && is_durable && is_known() => return,
             None if is_session && is_durable => return self.reject_copy(&rejected(Reason::Removed), now, out),
             Some(ix) if is_durable && self.full(ix, copies.frame.encoded_len()).is_some() => {
-                let known = self.keys.contains_key(&(copies.key, target.hash64()));
-                if !known {
+                if !is_known() {
                     self.reject_copy(&rejected(Reason::QueueFull), now, out);
                 }
                 return;
@@ -154,11 +184,15 @@ impl<A> ShardState<A> {
         let State::Relaying { shards_left } = &mut message.state else {
             return;
         };
-        *shards_left = shards_left.saturating_sub(1);
-        if *shards_left == 0 {
-            self.relaying = self.relaying.saturating_sub(1);
-            self.settle(seq, Status::Delivered, Reason::FannedOut, None, now, out);
+        match shards_left {
+            0 => return,
+            1 => {}
+            _ => {
+                *shards_left -= 1;
+                return;
+            }
         }
+        self.settle(seq, Status::Delivered, Reason::FannedOut, None, now, out);
     }
 }
 

@@ -1,11 +1,9 @@
 //! The way out of a shard: acknowledgements, refusals, expiry, dead letters, receipts and what ages out.
 
-use std::cmp::Reverse;
-
 use super::{
     message::{Lease, Message, State, Stored},
     output::{After, Out, Verdict},
-    queue::{QueueIx, QueueKind},
+    queue::{Consumer, QueueIx, QueueKind},
     state::{ShardState, Timer},
 };
 use crate::{
@@ -39,11 +37,11 @@ impl<A> ShardState<A> {
         out: &mut Out<A>,
     ) {
         match self.holding(seq, lease, agent) {
-            Holding::Leased => {
+            Holding::Leased | Holding::InDoubt => {
                 out.counts.acknowledged += 1;
                 self.settle(seq, Status::Delivered, Reason::None, answer, now, out);
             }
-            Holding::Settling => self.after.push(After::SettledToo { answer }),
+            Holding::Settling => self.after.push(After::SettledToo { seq, answer }),
             Holding::Stale => out.answers.extend(answer.map(|answer| (answer, Verdict::Stale))),
         }
     }
@@ -60,11 +58,11 @@ impl<A> ShardState<A> {
         out: &mut Out<A>,
     ) {
         match (self.holding(seq, lease, agent), nack) {
-            (Holding::Leased, Nack::DeadLetter) => {
+            (Holding::Leased | Holding::InDoubt, Nack::DeadLetter) => {
                 self.settle(seq, Status::DeadLettered, Reason::Refused, answer, now, out);
             }
             (Holding::Leased, Nack::Release) => {
-                self.release(seq, out);
+                self.release(seq, now, out);
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
             }
             (Holding::Leased, Nack::Retry(after)) => {
@@ -73,7 +71,7 @@ impl<A> ShardState<A> {
                 self.end_attempt(seq, Some(wait), now, out);
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
             }
-            (Holding::Settling | Holding::Stale, _) => {
+            (Holding::Settling | Holding::InDoubt | Holding::Stale, _) => {
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Stale)));
             }
         }
@@ -83,16 +81,18 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get(&seq) else {
             return Holding::Stale;
         };
-        match message.state {
-            State::Settling { lease: held } if held == lease => Holding::Settling,
-            State::Leased { consumer, lease: held } if held == lease => {
-                let consumers = &self.queue(message.queue).consumers;
-                let is_holder = consumers
-                    .iter()
-                    .any(|known| known.id == consumer && known.agent == *agent);
-                if is_holder { Holding::Leased } else { Holding::Stale }
-            }
-            _ => Holding::Stale,
+        let (held_by, held, holding) = match message.state {
+            State::Leased { consumer, lease } => (consumer, lease, Holding::Leased),
+            State::Settling { consumer, lease } => (consumer, lease, Holding::Settling),
+            State::InDoubt { consumer, lease, .. } => (consumer, lease, Holding::InDoubt),
+            _ => return Holding::Stale,
+        };
+        let is_holder = |known: &Consumer| known.id == held_by && known.agent == *agent;
+        let consumers = &self.queue(message.queue).consumers;
+        if held == lease && consumers.iter().any(is_holder) {
+            holding
+        } else {
+            Holding::Stale
         }
     }
 
@@ -126,6 +126,10 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        // Its timer may have passed while it was handed out; a message has one end, and expiry came first.
+        if message.is_expired(now) {
+            return self.expire(seq, now, out);
+        }
         if message.attempts >= self.limits.max_deliver {
             return self.settle(seq, Status::DeadLettered, Reason::MaxDeliver, None, now, out);
         }
@@ -141,22 +145,30 @@ impl<A> ShardState<A> {
             self.return_to_lane(seq);
         } else {
             message.state = State::Delayed;
-            self.timers.push(Reverse((not_before, Timer::BackoffEnds(seq))));
+            self.set_timer(not_before, Timer::BackoffEnds(seq));
         }
     }
 
-    fn release(&mut self, seq: Seq, out: &mut Out<A>) {
+    fn release(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
         self.end_lease(seq, out);
-        if let Some(message) = self.messages.get_mut(&seq) {
-            message.attempts = message.attempts.saturating_sub(1);
+        let Some(message) = self.messages.get_mut(&seq) else {
+            return;
+        };
+        message.attempts = message.attempts.saturating_sub(1);
+        if message.is_expired(now) {
+            return self.expire(seq, now, out);
         }
         self.return_to_lane(seq);
     }
 
+    /// A message that was handed out, delayed or parked waits again; one that was settled meanwhile does not (G7).
     pub(super) fn return_to_lane(&mut self, seq: Seq) {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        if !matches!(message.state, State::Leased { .. } | State::Delayed | State::Parked) {
+            return;
+        }
         message.state = State::Ready;
         let (ix, priority) = (message.queue, message.priority);
         self.queue_mut(ix).push_returned(priority, seq);
@@ -182,37 +194,50 @@ impl<A> ShardState<A> {
         now: Timestamp,
         out: &mut Out<A>,
     ) {
-        let lease = match self.messages.get(&seq).map(|message| message.state) {
-            None | Some(State::Settling { .. } | State::Kept) => {
+        let before = self.messages.get(&seq).map(|message| message.state);
+        let (consumer, lease) = match before {
+            None | Some(State::Settling { .. } | State::Kept { .. }) => {
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Stale)));
                 return;
             }
-            Some(State::Leased { lease, .. }) => {
+            Some(State::Leased { consumer, lease }) => {
                 self.end_lease(seq, out);
-                lease
+                (consumer, lease)
             }
-            Some(_) => Lease::default(),
+            Some(State::InDoubt { consumer, lease, .. }) => (consumer, lease),
+            Some(State::Relaying { shards_left: 1.. }) => {
+                self.relaying -= 1;
+                Default::default()
+            }
+            Some(_) => Default::default(),
         };
         match status {
+            // Counted when it was settled first.
+            _ if matches!(before, Some(State::InDoubt { .. })) => {}
             Status::Expired => out.counts.expired += 1,
             Status::DeadLettered => out.counts.dead_lettered += 1,
             Status::Rejected => out.counts.rejected += 1,
             Status::Delivered | Status::Queued | Status::Sent => {}
         }
-        let keep = self.keep_of(seq, status, now);
+        let keep = self.keep_of(seq, status, reason, now);
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
-        message.state = State::Settling { lease };
+        message.state = State::Settling { consumer, lease };
         let receipt = message.receipt(seq, status, reason, now);
         let (ix, weight, stored) = (message.queue, message.weight(), message.stored);
+        if matches!(before, Some(State::Ready | State::Parked)) {
+            self.leave_lane(seq);
+        }
         let queue = self.queue_mut(ix);
         queue.messages -= 1;
         queue.bytes -= weight;
+        queue.settling += usize::from(stored != Stored::InMemory);
+        self.drop_frame(seq);
         let settle_no = self.next_settle;
         self.next_settle = settle_no.next();
         match stored {
-            Stored::Yes => {
+            Stored::Yes | Stored::Committing => {
                 self.ops.push(Op::Settle {
                     settle_no,
                     receipt,
@@ -229,7 +254,24 @@ impl<A> ShardState<A> {
         }
     }
 
-    fn keep_of(&self, seq: Seq, status: Status, now: Timestamp) -> Keep {
+    /// The settle whose commit failed, once more.
+    pub(super) fn settle_again(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
+        if let Some(State::InDoubt { status, reason, .. }) = self.messages.get(&seq).map(|message| message.state) {
+            self.settle(seq, status, reason, None, now, out);
+        }
+    }
+
+    fn leave_lane(&mut self, seq: Seq) {
+        let messages = &self.messages;
+        let Some(message) = messages.get(&seq) else { return };
+        let is_ready = |seq| messages.get(&seq).is_some_and(|message| message.state == State::Ready);
+        let queue = self.queues[message.queue as usize]
+            .as_mut()
+            .expect("an index is given out only while its queue is there");
+        queue.withdraw(message.priority, seq, is_ready);
+    }
+
+    fn keep_of(&self, seq: Seq, status: Status, reason: Reason, now: Timestamp) -> Keep {
         let Some(message) = self.messages.get(&seq) else {
             return Keep::Nothing;
         };
@@ -238,6 +280,7 @@ impl<A> ShardState<A> {
         match (status, queue.kind) {
             (_, QueueKind::Ephemeral) => Keep::Nothing,
             (Status::DeadLettered, _) => Keep::DeadLetter(self.limits.dead_letter_until(now)),
+            _ if reason == Reason::Removed => Keep::Nothing,
             _ if !queue.retention.is_zero() && history_until > now => Keep::History(history_until),
             _ => Keep::Nothing,
         }
@@ -251,8 +294,8 @@ impl<A> ShardState<A> {
     /// A commit is done: what followed from it happens now, in order.
     pub fn handle_committed(&mut self, after: Vec<After<A>>, now: Timestamp, out: &mut Out<A>, gate: &super::Gate<'_>) {
         for item in &after {
-            if let After::Enqueued { seq, .. } = item {
-                self.enter_lane(*seq, out);
+            if let After::Enqueued { seq, .. } | After::Replayed { seq, .. } = item {
+                self.enter_lane(*seq, now, out);
             }
         }
         self.pump(now, out, gate);
@@ -264,76 +307,43 @@ impl<A> ShardState<A> {
                     self.drop_settled(seq, keep, out);
                     out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
                 }
-                After::SettledToo { answer } => {
-                    out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
+                After::SettledToo { seq, answer } => {
+                    // Still here: the first one's commit failed.
+                    let is_settled = self.messages.get(&seq).is_none_or(Message::is_kept);
+                    let verdict = if is_settled { Verdict::Settled } else { Verdict::Failed };
+                    out.answers.extend(answer.map(|answer| (answer, verdict)));
                 }
-                After::Relayed { source, seq } => out.relayed.push((source, seq)),
+                After::Relayed { source, seq, copies } => {
+                    if copies.is_some() || !self.failed_copies.contains_key(&(source, seq)) {
+                        out.relayed.push((source, seq));
+                    }
+                }
                 After::Replayed { seq, answer } => {
-                    self.enter_lane(seq, out);
+                    self.replayed(seq);
                     out.answers
                         .extend(answer.map(|answer| (answer, Verdict::Replayed { seq })));
                 }
             }
         }
         self.pump(now, out, gate);
-    }
-
-    /// A commit failed: what it would have changed is undone here, and the callers learn it. What the store really holds shows
-    /// at the next start; until then a failed store takes no writes.
-    pub fn handle_failed(&mut self, after: Vec<After<A>>, out: &mut Out<A>) {
-        for item in after {
-            let answer = match item {
-                After::Enqueued { seq, answer } | After::Replayed { seq, answer } => {
-                    self.undo_enqueue(seq);
-                    answer
-                }
-                After::Settled { seq, answer, .. } => {
-                    self.undo_settle(seq);
-                    answer
-                }
-                After::Duplicate { answer, .. } | After::SettledToo { answer } => answer,
-                After::Relayed { .. } => None,
-            };
-            out.answers.extend(answer.map(|answer| (answer, Verdict::Failed)));
-        }
-    }
-
-    fn undo_enqueue(&mut self, seq: Seq) {
-        let Some(message) = self.messages.remove(&seq) else {
-            return;
-        };
-        self.keys.remove(&(message.key, message.address));
-        self.by_id.remove(&(message.id_hash, seq));
-        let queue = self.queue_mut(message.queue);
-        queue.messages = queue.messages.saturating_sub(1);
-        queue.bytes = queue.bytes.saturating_sub(message.weight());
-        self.forget_idle_queue(message.queue);
-    }
-
-    /// The message is neither settled nor handed out again: that would risk a second delivery (G7).
-    fn undo_settle(&mut self, seq: Seq) {
-        self.receipts.remove(&seq);
-        self.settled_order.retain(|(_, settled)| *settled != seq);
-        let Some(message) = self.messages.get_mut(&seq) else {
-            return;
-        };
-        message.state = State::Parked;
-        let (ix, weight) = (message.queue, message.weight());
-        let queue = self.queue_mut(ix);
-        queue.messages += 1;
-        queue.bytes += weight;
+        self.bound_memory();
     }
 
     /// The settle is committed: the message leaves, or stays as what its keep says.
     fn drop_settled(&mut self, seq: Seq, keep: Keep, out: &mut Out<A>) {
-        let Some(ix) = self.messages.get(&seq).map(|message| message.queue) else {
-            return;
-        };
+        let Some(message) = self.messages.get(&seq) else { return };
+        let (ix, is_stored) = (message.queue, message.stored != Stored::InMemory);
+        let queue = self.queue_mut(ix);
+        queue.settling -= usize::from(is_stored);
+        let is_removed = queue.removed;
         match keep {
             Keep::Nothing => {
-                self.messages.remove(&seq);
+                self.remove_message(seq);
             }
             Keep::DeadLetter(_) | Keep::History(_) => self.keep(seq, keep, out),
+        }
+        if is_removed {
+            self.forget_kept(seq);
         }
         self.mark_dirty(ix);
     }
@@ -371,8 +381,14 @@ impl<A> ShardState<A> {
     /// Ends every message of a queue: its agent, group or session is gone.
     pub(super) fn purge_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>) {
         if self.queue(ix).messages > 0 {
-            let of_queue = |(seq, message): (&Seq, &Message)| (message.queue == ix).then_some(*seq);
-            let mut seqs: Vec<Seq> = self.messages.iter().filter_map(of_queue).collect();
+            let is_held = |message: &&Message| message.queue == ix && message.is_unsettled();
+            let held = |seq: Seq| self.messages.get(&seq).filter(is_held).map(|_| seq);
+            let mut seqs: Vec<Seq> = self.queue(ix).listed().filter_map(held).collect();
+            if seqs.len() < self.queue(ix).messages {
+                // Some are committing, delayed or relayed: rare where queues are removed, so that no list of them is kept.
+                let held = self.messages.iter().filter(|(_, message)| is_held(message));
+                seqs = held.map(|(seq, _)| *seq).collect();
+            }
             seqs.sort_unstable();
             for seq in seqs {
                 self.settle(seq, Status::Rejected, Reason::Removed, None, now, out);
@@ -394,5 +410,6 @@ pub(super) struct RejectedCopy {
 enum Holding {
     Leased,
     Settling,
+    InDoubt,
     Stale,
 }

@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,11 +20,12 @@ use super::{
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, HandOut, Out, Targets, Verdict},
     queue::{Queue, QueueIx, QueueKind},
+    relay::Copies,
 };
 use crate::{
     frame::{
         Address, Frame, Qos, Seq, ShardId,
-        record::{Enqueue, IdHash, MessageKey, Op, Receipt, SettleNo, Status},
+        record::{Enqueue, IdHash, MessageKey, Op, Reason, Receipt, SettleNo, Status},
     },
     time::Timestamp,
 };
@@ -65,6 +66,10 @@ pub(super) enum Timer {
     BackoffEnds(Seq),
     VisibilityEnds(Seq, Lease),
     KeptAgesOut(Seq),
+    /// A settle whose commit failed is tried again.
+    SettleAgain(Seq),
+    /// Copies whose commit failed are applied again.
+    CopiesAgain(ShardId, Seq),
 }
 
 /// One shard.
@@ -95,6 +100,17 @@ pub struct ShardState<A> {
     pub(super) next_lease: u64,
     pub(super) ops: Vec<Op>,
     pub(super) after: Vec<After<A>>,
+    /// Replays under way: the new message to its dead letter.
+    pub(super) replaying: HashMap<Seq, Seq>,
+    /// Copies whose commit failed; each source has so many under way at most as its outbox relays at once.
+    pub(super) failed_copies: BTreeMap<(ShardId, Seq), Box<Copies>>,
+    pub(super) copies_due: Vec<(ShardId, Seq)>,
+    /// The last time that a pump or a timer ran.
+    pub(super) latest: Timestamp,
+    pub(super) body_budget: u64,
+    pub(super) cached_bytes: u64,
+    /// Messages that entered their lanes since the last pump.
+    pub(super) fresh: Vec<Seq>,
     /// Queues that may have something to hand out.
     pub(super) dirty: Vec<QueueIx>,
 }
@@ -124,6 +140,13 @@ impl<A> ShardState<A> {
             next_lease: Seq::first_of(epoch).raw(),
             ops: Vec::new(),
             after: Vec::new(),
+            replaying: HashMap::new(),
+            failed_copies: BTreeMap::new(),
+            copies_due: Vec::new(),
+            latest: Timestamp::NEVER,
+            body_budget: u64::MAX,
+            cached_bytes: 0,
+            fresh: Vec::new(),
             dirty: Vec::new(),
         }
     }
@@ -167,7 +190,8 @@ impl<A> ShardState<A> {
         };
         let address = self.queue(queue_ix).address.hash64();
         if let Some(seq) = self.keys.get(&(publish.key, address)).copied() {
-            return self.answer_duplicate(seq, publish.answer, out);
+            self.answer_duplicate(seq, publish.answer, out);
+            return self.forget_idle_queue(queue_ix);
         }
         if let Some(bound) = self.full(queue_ix, publish.frame.encoded_len()) {
             out.counts.refused_full += 1;
@@ -187,12 +211,13 @@ impl<A> ShardState<A> {
         self.keys.insert((publish.key, address), seq);
         self.by_id.insert((publish.id_hash, seq));
         let targets: Targets = message.targets.clone().unwrap_or_else(|| Arc::from([]));
-        self.messages.insert(seq, message);
+        let is_to_nobody = message.targets.as_ref().is_some_and(|targets| targets.is_empty());
+        self.insert_message(seq, message);
         if !expires_at.is_never() {
-            self.timers.push(Reverse((expires_at, Timer::Expire(seq))));
+            self.set_timer(expires_at, Timer::Expire(seq));
         }
         match stored {
-            Stored::Yes => {
+            Stored::Yes | Stored::Committing => {
                 let (key, id_hash, frame) = (publish.key, publish.id_hash, publish.frame);
                 self.ops.push(Op::Enqueue(Enqueue {
                     seq,
@@ -206,9 +231,13 @@ impl<A> ShardState<A> {
                     seq,
                     answer: publish.answer,
                 });
+                if is_to_nobody {
+                    // In the same commit: what reaches nobody waits for nothing, and a restart finds nothing to relay.
+                    self.settle(seq, Status::Rejected, Reason::NobodyThere, None, now, out);
+                }
             }
             Stored::InMemory => {
-                self.enter_lane(seq, out);
+                self.enter_lane(seq, now, out);
                 self.pump(now, out, gate);
                 self.answer_accepted(seq, publish.answer, out);
             }
@@ -228,7 +257,11 @@ impl<A> ShardState<A> {
             address,
             id_hash: publish.id_hash,
             priority: envelope.priority(),
-            stored: if ephemeral { Stored::InMemory } else { Stored::Yes },
+            stored: if ephemeral {
+                Stored::InMemory
+            } else {
+                Stored::Committing
+            },
             state: State::Committing,
             loading: false,
             redelivered: false,
@@ -266,8 +299,8 @@ impl<A> ShardState<A> {
 
     fn answer_duplicate(&mut self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
         out.counts.duplicates += 1;
-        match self.messages.get(&seq).map(|message| message.state) {
-            Some(State::Committing) => self.after.push(After::Duplicate { seq, answer }),
+        match self.messages.get(&seq).map(|message| message.stored) {
+            Some(Stored::Committing) => self.after.push(After::Duplicate { seq, answer }),
             _ => self.answer_known(seq, answer, out),
         }
     }
@@ -275,8 +308,13 @@ impl<A> ShardState<A> {
     /// Answers a duplicate with the first one's receipt.
     pub(super) fn answer_known(&self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
         let Some(answer) = answer else { return };
-        let verdict = match (self.messages.get(&seq), self.receipts.get(&seq)) {
-            (_, Some(receipt)) => Verdict::Accepted(Acceptance {
+        let held = self.messages.get(&seq).filter(|message| !message.is_kept());
+        let verdict = match (held, self.receipts.get(&seq)) {
+            (Some(_), _) => Verdict::Accepted(Acceptance {
+                duplicate: true,
+                ..self.acceptance_of(seq).expect("it is held")
+            }),
+            (None, Some(receipt)) => Verdict::Accepted(Acceptance {
                 seq: Some(seq),
                 status: Some(receipt.status),
                 duplicate: true,
@@ -284,11 +322,8 @@ impl<A> ShardState<A> {
                 consumer: None,
                 attended: false,
             }),
-            (Some(_), None) => Verdict::Accepted(Acceptance {
-                duplicate: true,
-                ..self.acceptance_of(seq).expect("it is held")
-            }),
-            (None, None) => Verdict::Unknown,
+            // The commit that the first one stood in failed after the second came.
+            (None, None) => Verdict::Failed,
         };
         out.answers.push((answer, verdict));
     }
@@ -302,7 +337,7 @@ impl<A> ShardState<A> {
         });
         let verdict = settled
             .or_else(|| self.acceptance_of(seq))
-            .map_or(Verdict::Unknown, Verdict::Accepted);
+            .map_or(Verdict::Failed, Verdict::Accepted);
         out.answers.push((answer, verdict));
     }
 
@@ -350,6 +385,23 @@ impl<A> ShardState<A> {
         Some(ix)
     }
 
+    /// Tables shrink when most of what they held at their largest is gone.
+    pub(super) fn bound_memory(&mut self) {
+        const SLACK: usize = 1024;
+        self.bound_timers();
+        let is_wasteful = |capacity: usize, len: usize| capacity > 8 * len + SLACK;
+        if is_wasteful(self.messages.capacity(), self.messages.len()) {
+            self.messages.shrink_to(2 * self.messages.len());
+        }
+        if is_wasteful(self.receipts.capacity(), self.receipts.len()) {
+            self.receipts.shrink_to(2 * self.receipts.len());
+            self.settled_order.shrink_to(2 * self.settled_order.len());
+        }
+        if is_wasteful(self.keys.capacity(), self.keys.len()) {
+            self.keys.shrink_to(2 * self.keys.len());
+        }
+    }
+
     pub(super) fn find_queue(&self, hash: u64, text: &str) -> Option<QueueIx> {
         self.by_address
             .find(hash, |ix| self.queue(*ix).address.as_str() == text)
@@ -378,6 +430,7 @@ impl<A> ShardState<A> {
         ix
     }
 
+    /// Gives an idle queue's place free. A queue is not idle while any message points to it, settling ones among them.
     pub(super) fn forget_idle_queue(&mut self, ix: QueueIx) {
         let Some(queue) = self.queues[ix as usize].as_ref().filter(|queue| queue.is_idle()) else {
             return;
@@ -403,31 +456,38 @@ impl<A> ShardState<A> {
     }
 
     pub(super) fn mark_dirty(&mut self, ix: QueueIx) {
-        if self.dirty.last() != Some(&ix) {
+        if let Some(queue) = self.queues[ix as usize].as_mut()
+            && !std::mem::replace(&mut queue.dirty, true)
+        {
             self.dirty.push(ix);
         }
     }
 
     /// A message whose commit is done, or that needs none, may now be handed out.
-    pub(super) fn enter_lane(&mut self, seq: Seq, out: &mut Out<A>) {
+    pub(super) fn enter_lane(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        if message.stored == Stored::Committing {
+            message.stored = Stored::Yes;
+        }
+        if message.state != State::Committing {
+            // Its queue was removed meanwhile: it is on its way out.
+            return;
+        }
+        if message.is_expired(now) {
+            // Its timer may have passed while the commit was under way.
+            return self.expire(seq, now, out);
+        }
         let (ix, priority, is_fan_out) = (message.queue, message.priority, message.targets.is_some());
+        self.fresh.push(seq);
         if is_fan_out {
             message.state = State::Relaying { shards_left: 0 };
             self.outbox.push_back(seq);
             return;
         }
         message.state = State::Ready;
-        let queue = self.queue_mut(ix);
-        queue.push(priority, seq);
-        if queue.consumers.is_empty() && queue.kind == QueueKind::Inbox {
-            let address = queue.address.clone();
-            if out.unattended.last() != Some(&address) {
-                out.unattended.push(address);
-            }
-        }
+        self.queue_mut(ix).push(priority, seq);
         self.mark_dirty(ix);
     }
 }
