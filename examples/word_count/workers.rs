@@ -42,7 +42,9 @@ pub async fn start(server: &Server) -> Result<JoinSet<()>, Failure> {
             capabilities: vec![CAPABILITY.to_owned()],
             ..Registration::default()
         };
-        client.register_agent(&AgentId::new(&id_of(name))?, registration).await?;
+        client
+            .register_agent(&AgentId::new(&id_of(name))?, registration)
+            .await?;
     }
     let mut workers = JoinSet::new();
     let grpc = server.clone();
