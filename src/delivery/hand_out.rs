@@ -89,6 +89,10 @@ impl<A> ShardState<A> {
 
     /// Hands out what the queues that changed allow, and relays what waits in the outbox.
     pub fn pump(&mut self, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        self.latest = now;
+        for copies in self.take_due_copies() {
+            self.apply_copies(copies, now, out, gate);
+        }
         while let Some(ix) = self.dirty.pop() {
             if let Some(queue) = self.queues[ix as usize].as_mut() {
                 queue.dirty = false;
@@ -97,6 +101,7 @@ impl<A> ShardState<A> {
             }
         }
         self.pump_outbox(now, out);
+        self.settle_down();
     }
 
     fn pump_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
@@ -166,6 +171,8 @@ impl<A> ShardState<A> {
                 if let Some(message) = self.messages.get_mut(&seq) {
                     message.state = State::Parked;
                 }
+                // It was perhaps read only to see what it asks for.
+                self.drop_frame_above_budget(seq);
                 Step::Skipped
             }
         }
@@ -185,13 +192,14 @@ impl<A> ShardState<A> {
         if message.sent_at.is_never() {
             message.sent_at = now;
         }
-        let mut frame = message.frame.as_deref().expect("checked by the pump").clone();
-        frame.stamp.attempt = message.attempts - 1;
-        if message.redelivered {
+        let (attempts, is_redelivered) = (message.attempts, message.redelivered);
+        message.redelivered = true;
+        let mut frame = self.take_frame(seq).expect("checked by the pump");
+        frame.stamp.attempt = attempts - 1;
+        if is_redelivered {
             frame.stamp.flags = frame.stamp.flags.with_redelivered();
             out.counts.redelivered += 1;
         }
-        message.redelivered = true;
         out.counts.handed_out += 1;
         let queue = self.queue_mut(ix);
         queue.leased.insert(seq);
@@ -246,7 +254,7 @@ impl<A> ShardState<A> {
             // It was settled while the read was under way.
             Some(_) if !message.wants_frame() => {}
             Some(frame) => {
-                message.frame = Some(Box::new(frame));
+                self.cache_frame(seq, frame);
                 if !is_fan_out {
                     self.mark_dirty(ix);
                 }

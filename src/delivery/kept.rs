@@ -1,7 +1,7 @@
 //! What stays after a message is settled: dead letters, group history, and receipts in their window.
 
 use super::{
-    message::State,
+    message::{Message, State},
     output::{After, Out, Verdict},
     queue::QueueIx,
     state::{ShardState, Timer},
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     frame::{
         Address, Frame, Seq,
-        record::{Enqueue, IdHash, Keep, Op},
+        record::{Enqueue, IdHash, Keep, Op, Reason},
     },
     time::Timestamp,
 };
@@ -23,8 +23,11 @@ impl<A> ShardState<A> {
             return;
         };
         let ix = message.queue;
-        message.state = State::Kept;
-        message.frame = None;
+        let receipt = self.receipts.get(&seq);
+        message.state = State::Kept {
+            reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
+            settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
+        };
         match keep {
             Keep::Nothing => {}
             Keep::DeadLetter(until) => {
@@ -57,35 +60,60 @@ impl<A> ShardState<A> {
         }
     }
 
+    fn is_replaying(&self, dead: Seq) -> bool {
+        self.replaying.values().any(|letter| *letter == dead)
+    }
+
+    /// A replay is committed: its dead letter, which the same commit took out of the store, goes.
+    pub(super) fn replayed(&mut self, seq: Seq) {
+        if let Some(dead) = self.replaying.remove(&seq) {
+            self.drop_kept(dead);
+        }
+    }
+
     pub(super) fn forget_kept(&mut self, seq: Seq) {
-        let kept = self.messages.get(&seq).filter(|message| message.state == State::Kept);
+        if self.drop_kept(seq) {
+            self.ops.push(Op::Forget { seq });
+        }
+    }
+
+    /// False: it is not kept (any more).
+    fn drop_kept(&mut self, seq: Seq) -> bool {
+        let kept = self.messages.get(&seq).filter(|message| message.is_kept());
         let Some(ix) = kept.map(|message| message.queue) else {
-            return;
+            return false;
         };
         let queue = self.queue_mut(ix);
         queue.dead_letters.remove(&seq);
         queue.history.remove(&seq);
-        self.messages.remove(&seq);
-        self.ops.push(Op::Forget { seq });
+        self.remove_message(seq);
         // It may have been the last that held its queue.
         self.mark_dirty(ix);
+        true
     }
 
     /// The newest dead letter of an address with that message id.
     pub fn find_dead_letter(&self, address: &Address, id: IdHash) -> Option<Seq> {
         let queue = self.queue(self.find_queue(address.hash64(), address.as_str())?);
-        let with_id = |seq: &&Seq| self.messages.get(*seq).is_some_and(|message| message.id_hash == id);
+        let has_id = |seq: Seq| self.messages.get(&seq).is_some_and(|message| message.id_hash == id);
+        let with_id = |seq: &&Seq| has_id(**seq) && !self.is_replaying(**seq);
         queue.dead_letters.iter().rev().find(with_id).copied()
     }
 
     /// Puts a dead letter back into its queue as a new message with the same id and a fresh time to live. `frame` is what the
     /// store had of it.
     pub fn handle_replay(&mut self, dead: Seq, mut frame: Frame, answer: Option<A>, now: Timestamp, out: &mut Out<A>) {
-        let letter = self.messages.get(&dead).filter(|message| message.state == State::Kept);
-        let Some(letter) = letter else {
+        let letter = self.messages.get(&dead).filter(|message| message.is_kept());
+        let Some(letter) = letter.filter(|_| !self.is_replaying(dead)) else {
             out.answers.extend(answer.map(|answer| (answer, Verdict::Unknown)));
             return;
         };
+        if let Some(bound) = self.full(letter.queue, frame.encoded_len()) {
+            out.counts.refused_full += 1;
+            out.answers
+                .extend(answer.map(|answer| (answer, Verdict::QueueFull { bound })));
+            return;
+        }
         let (ix, key, id_hash, address) = (letter.queue, letter.key, letter.id_hash, letter.address);
         let time_to_live = letter.expires_at.since(letter.accepted_at);
         frame.stamp.accepted_at = now;
@@ -96,7 +124,6 @@ impl<A> ShardState<A> {
         };
         let message = letter.replayed(&frame);
         let queue_address = self.queue(ix).address.clone();
-        self.forget_kept(dead);
         let seq = self.next_seq;
         self.next_seq = seq.next();
         let queue = self.queue_mut(ix);
@@ -105,7 +132,7 @@ impl<A> ShardState<A> {
         let expires_at = message.expires_at;
         self.keys.insert((key, address), seq);
         self.by_id.insert((id_hash, seq));
-        self.messages.insert(seq, message);
+        self.insert_message(seq, message);
         if !expires_at.is_never() {
             self.set_timer(expires_at, Timer::Expire(seq));
         }
@@ -118,6 +145,9 @@ impl<A> ShardState<A> {
             frame,
             targets,
         }));
+        // The letter itself stays until that is committed.
+        self.ops.push(Op::Forget { seq: dead });
+        self.replaying.insert(seq, dead);
         self.after.push(After::Replayed { seq, answer });
     }
 
@@ -128,6 +158,11 @@ impl<A> ShardState<A> {
             let receipt = self.receipts.get(&seq);
             let aged = receipt.is_none_or(|receipt| receipt.settled_at + self.limits.receipt_window <= now);
             if !aged && self.settled_order.len() <= receipts_max {
+                break;
+            }
+            // Unsettled as far as the store knows: whatever the bound, it is a duplicate's answer yet (G4).
+            let is_settling = |message: &Message| matches!(message.state, State::Settling { .. });
+            if self.messages.get(&seq).is_some_and(is_settling) {
                 break;
             }
             self.settled_order.pop_front();

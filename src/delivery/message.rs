@@ -16,7 +16,7 @@ use crate::{
 pub struct Lease(pub u64);
 
 /// A session, as its queues know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerId(pub u64);
 
 /// Where a message stands between entering and leaving.
@@ -33,11 +33,18 @@ pub(super) enum State {
     /// Handed out.
     Leased { consumer: ConsumerId, lease: Lease },
     /// Its settle is not committed yet.
-    Settling { lease: Lease },
+    Settling { consumer: ConsumerId, lease: Lease },
+    /// The commit of its settle failed: the store may have it or not. Nobody may have the message; it is settled again.
+    InDoubt {
+        consumer: ConsumerId,
+        lease: Lease,
+        status: Status,
+        reason: Reason,
+    },
     /// A fan-out whose copies are under way to so many shards.
     Relaying { shards_left: u32 },
-    /// Settled, and kept as a dead letter or as history.
-    Kept,
+    /// Settled, and kept as a dead letter or as history: longer than its receipt, so that it knows itself why.
+    Kept { reason: Reason, settled_at: Timestamp },
 }
 
 /// Whether the store has a message too.
@@ -115,7 +122,18 @@ impl Message {
 
     /// True where the message is in the store and not settled.
     pub fn is_committed_and_waits(&self) -> bool {
-        !matches!(self.state, State::Committing | State::Settling { .. } | State::Kept)
+        !matches!(
+            self.state,
+            State::Committing | State::Settling { .. } | State::InDoubt { .. } | State::Kept { .. }
+        )
+    }
+
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self.state, State::InDoubt { .. })
+    }
+
+    pub fn is_kept(&self) -> bool {
+        matches!(self.state, State::Kept { .. })
     }
 
     /// True where the message is handed out under that lease.
@@ -125,7 +143,7 @@ impl Message {
 
     /// True where the message counts against its queue's bounds.
     pub fn is_unsettled(&self) -> bool {
-        !matches!(self.state, State::Settling { .. } | State::Kept)
+        !matches!(self.state, State::Settling { .. } | State::Kept { .. })
     }
 
     /// True where the message will be handed out or relayed yet, for which its bytes are needed.

@@ -4,8 +4,10 @@
 //! know a clock, a store, a thread or a protocol: `now` is an argument, operations for the store come out of
 //! [`ShardState::take_commit`], everything else comes out in an [`Out`]. Start at [`ShardState`].
 
+mod bodies;
 mod config;
 mod credit;
+mod failed;
 mod hand_out;
 mod kept;
 mod message;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     credit::WaitingWorkers,
     message::{ConsumerId, Lease},
+    relay::Copies,
 };
 use crate::frame::{
     Address, Frame, Seq, ShardId,
@@ -127,9 +128,14 @@ pub enum After<A> {
     /// A message was settled, with its receipt in the same commit.
     Settled { seq: Seq, keep: Keep, answer: Option<A> },
     /// A second acknowledgement came while the first one's commit was under way.
-    SettledToo { answer: Option<A> },
-    /// All copies that shard `source` relayed under a sequence are in.
-    Relayed { source: ShardId, seq: Seq },
+    SettledToo { seq: Seq, answer: Option<A> },
+    /// All copies that shard `source` relayed under a sequence are in. They come along in case that the commit fails; without them it is
+    /// a repeat.
+    Relayed {
+        source: ShardId,
+        seq: Seq,
+        copies: Option<Box<Copies>>,
+    },
     /// A dead letter was replayed.
     Replayed { seq: Seq, answer: Option<A> },
 }

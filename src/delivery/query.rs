@@ -18,6 +18,8 @@ pub struct Held {
     pub messages: usize,
     pub receipts: usize,
     pub queues: usize,
+    /// Bytes of messages in memory ([`ShardState::cached_bytes`]).
+    pub cached_bytes: u64,
 }
 
 /// A kept or waiting message in a listing.
@@ -41,7 +43,7 @@ impl<A> ShardState<A> {
         let message = match (self.messages.get(&seq), self.receipts.get(&seq)) {
             // Neither an enqueue nor a settle counts before it is committed.
             (Some(message), _) if message.stored == Stored::Committing => return None,
-            (Some(message), _) if matches!(message.state, State::Settling { .. }) => message,
+            (Some(message), _) if matches!(message.state, State::Settling { .. } | State::InDoubt { .. }) => message,
             (_, Some(receipt)) => return Some(*receipt),
             (message, None) => message?,
         };
@@ -102,12 +104,16 @@ impl<A> ShardState<A> {
     }
 
     fn listed(&self, seq: Seq) -> Listed {
-        let receipt = self.receipts.get(&seq);
+        let message = self.messages.get(&seq);
+        let (reason, settled_at) = match message.map(|message| message.state) {
+            Some(State::Kept { reason, settled_at }) => (reason, settled_at),
+            _ => (Reason::None, Timestamp::NEVER),
+        };
         Listed {
             seq,
-            attempts: self.messages.get(&seq).map_or(0, |message| message.attempts),
-            reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
-            settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
+            attempts: message.map_or(0, |message| message.attempts),
+            reason,
+            settled_at,
         }
     }
 
@@ -125,6 +131,7 @@ impl<A> ShardState<A> {
             messages: self.messages.len(),
             receipts: self.receipts.len(),
             queues: self.queues.len() - self.free_queues.len(),
+            cached_bytes: self.cached_bytes,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     frame::{
         Seq,
-        record::{Keep, ShardImage, StoredMessage},
+        record::{Keep, Reason, ShardImage, StoredMessage},
     },
     time::Timestamp,
 };
@@ -53,8 +53,12 @@ impl<A> ShardState<A> {
     }
 
     fn recover_kept(&mut self, stored: &StoredMessage, ix: u32, until: Timestamp) {
-        self.messages
-            .insert(stored.seq, Message::recovered(stored, ix, State::Kept));
+        let receipt = self.receipts.get(&stored.seq);
+        let state = State::Kept {
+            reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
+            settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
+        };
+        self.insert_message(stored.seq, Message::recovered(stored, ix, state));
         self.set_timer(until, Timer::KeptAgesOut(stored.seq));
     }
 
@@ -70,7 +74,7 @@ impl<A> ShardState<A> {
         let queue = self.queue_mut(ix);
         queue.messages += 1;
         queue.bytes += message.weight();
-        self.messages.insert(seq, message);
+        self.insert_message(seq, message);
         match state {
             State::Ready => {
                 self.queue_mut(ix).push(stored.priority, seq);

@@ -53,8 +53,8 @@ impl<A> ShardState<A> {
             let Some(seq) = self.outbox.front().copied() else {
                 return;
             };
-            let waits = |message: &&mut Message| matches!(message.state, State::Relaying { shards_left: 0 });
-            let Some(message) = self.messages.get_mut(&seq).filter(waits) else {
+            let waits = |message: &&Message| matches!(message.state, State::Relaying { shards_left: 0 });
+            let Some(message) = self.messages.get(&seq).filter(waits) else {
                 // Settled since: its group was removed.
                 self.outbox.pop_front();
                 continue;
@@ -64,21 +64,24 @@ impl<A> ShardState<A> {
                 self.expire(seq, now, out);
                 continue;
             }
-            // The store has the body; the copies carry their own reference to it.
-            let Some(frame) = message.frame.take() else {
-                return self.read_outbox_ahead(out);
-            };
             let shards = by_shard(message.targets.as_deref().unwrap_or_default());
-            message.state = State::Relaying {
-                shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
+            debug_assert!(!shards.is_empty(), "what goes to nobody never enters the outbox");
+            // The store has the body; the copies carry their own reference to it.
+            let Some(frame) = self.take_frame(seq) else {
+                return self.read_outbox_ahead(out);
             };
             self.outbox.pop_front();
             self.relaying += 1;
+            if let Some(message) = self.messages.get_mut(&seq) {
+                message.state = State::Relaying {
+                    shards_left: u32::try_from(shards.len()).unwrap_or(u32::MAX),
+                };
+            }
             for (to, targets) in shards {
                 out.relays.push(Relay {
                     seq: Some(seq),
                     to,
-                    frame: (*frame).clone(),
+                    frame: frame.clone(),
                     targets,
                 });
             }
@@ -105,26 +108,39 @@ impl<A> ShardState<A> {
                 self.after.push(After::Relayed {
                     source: copies.source,
                     seq,
+                    copies: None,
                 });
                 return;
             }
             *applied = seq;
         }
+        self.apply_copies(copies, now, out, gate);
+    }
+
+    pub(super) fn apply_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         let ops_before = self.ops.len();
         for target in &copies.targets {
             self.take_copy(&copies, target, now, out, gate);
         }
         if let Some(seq) = copies.seq {
+            let source = copies.source;
             if self.ops.len() > ops_before {
-                self.ops.push(Op::Cursor {
-                    source: copies.source,
-                    upto: seq,
-                });
+                let upto = self.cursor_of(source);
+                self.ops.push(Op::Cursor { source, upto });
             }
-            self.after.push(After::Relayed {
-                source: copies.source,
-                seq,
-            });
+            let copies = Some(Box::new(copies));
+            self.after.push(After::Relayed { source, seq, copies });
+        }
+    }
+
+    /// What the store may hold as applied: nothing at or above copies that failed and are to be applied again, or a restart in between
+    /// would drop them as repeats.
+    fn cursor_of(&self, source: ShardId) -> Seq {
+        let applied = self.cursors.get(&source).copied().unwrap_or_default();
+        let failed = self.failed_copies.range((source, Seq::ZERO)..).next();
+        match failed {
+            Some(((of, seq), _)) if *of == source => applied.min(Seq::from_raw(seq.raw().saturating_sub(1))),
+            _ => applied,
         }
     }
 
@@ -138,11 +154,12 @@ impl<A> ShardState<A> {
         let is_durable = copies.frame.envelope.qos() != Qos::AtMostOnce;
         let found = self.find_queue(target.hash64(), target.as_str());
         let is_session = QueueKind::of(target) == QueueKind::DurableSession;
+        let is_known = || self.keys.contains_key(&(copies.key, target.hash64()));
         match found {
+            None if is_session && is_durable && is_known() => return,
             None if is_session && is_durable => return self.reject_copy(&rejected(Reason::Removed), now, out),
             Some(ix) if is_durable && self.full(ix, copies.frame.encoded_len()).is_some() => {
-                let known = self.keys.contains_key(&(copies.key, target.hash64()));
-                if !known {
+                if !is_known() {
                     self.reject_copy(&rejected(Reason::QueueFull), now, out);
                 }
                 return;

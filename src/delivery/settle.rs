@@ -3,7 +3,7 @@
 use super::{
     message::{Lease, Message, State, Stored},
     output::{After, Out, Verdict},
-    queue::{QueueIx, QueueKind},
+    queue::{Consumer, QueueIx, QueueKind},
     state::{ShardState, Timer},
 };
 use crate::{
@@ -37,11 +37,11 @@ impl<A> ShardState<A> {
         out: &mut Out<A>,
     ) {
         match self.holding(seq, lease, agent) {
-            Holding::Leased => {
+            Holding::Leased | Holding::InDoubt => {
                 out.counts.acknowledged += 1;
                 self.settle(seq, Status::Delivered, Reason::None, answer, now, out);
             }
-            Holding::Settling => self.after.push(After::SettledToo { answer }),
+            Holding::Settling => self.after.push(After::SettledToo { seq, answer }),
             Holding::Stale => out.answers.extend(answer.map(|answer| (answer, Verdict::Stale))),
         }
     }
@@ -58,7 +58,7 @@ impl<A> ShardState<A> {
         out: &mut Out<A>,
     ) {
         match (self.holding(seq, lease, agent), nack) {
-            (Holding::Leased, Nack::DeadLetter) => {
+            (Holding::Leased | Holding::InDoubt, Nack::DeadLetter) => {
                 self.settle(seq, Status::DeadLettered, Reason::Refused, answer, now, out);
             }
             (Holding::Leased, Nack::Release) => {
@@ -71,7 +71,7 @@ impl<A> ShardState<A> {
                 self.end_attempt(seq, Some(wait), now, out);
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
             }
-            (Holding::Settling | Holding::Stale, _) => {
+            (Holding::Settling | Holding::InDoubt | Holding::Stale, _) => {
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Stale)));
             }
         }
@@ -81,16 +81,18 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get(&seq) else {
             return Holding::Stale;
         };
-        match message.state {
-            State::Settling { lease: held } if held == lease => Holding::Settling,
-            State::Leased { consumer, lease: held } if held == lease => {
-                let consumers = &self.queue(message.queue).consumers;
-                let is_holder = consumers
-                    .iter()
-                    .any(|known| known.id == consumer && known.agent == *agent);
-                if is_holder { Holding::Leased } else { Holding::Stale }
-            }
-            _ => Holding::Stale,
+        let (held_by, held, holding) = match message.state {
+            State::Leased { consumer, lease } => (consumer, lease, Holding::Leased),
+            State::Settling { consumer, lease } => (consumer, lease, Holding::Settling),
+            State::InDoubt { consumer, lease, .. } => (consumer, lease, Holding::InDoubt),
+            _ => return Holding::Stale,
+        };
+        let is_holder = |known: &Consumer| known.id == held_by && known.agent == *agent;
+        let consumers = &self.queue(message.queue).consumers;
+        if held == lease && consumers.iter().any(is_holder) {
+            holding
+        } else {
+            Holding::Stale
         }
     }
 
@@ -193,22 +195,25 @@ impl<A> ShardState<A> {
         out: &mut Out<A>,
     ) {
         let before = self.messages.get(&seq).map(|message| message.state);
-        let lease = match before {
-            None | Some(State::Settling { .. } | State::Kept) => {
+        let (consumer, lease) = match before {
+            None | Some(State::Settling { .. } | State::Kept { .. }) => {
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Stale)));
                 return;
             }
-            Some(State::Leased { lease, .. }) => {
+            Some(State::Leased { consumer, lease }) => {
                 self.end_lease(seq, out);
-                lease
+                (consumer, lease)
             }
+            Some(State::InDoubt { consumer, lease, .. }) => (consumer, lease),
             Some(State::Relaying { shards_left: 1.. }) => {
                 self.relaying -= 1;
-                Lease::default()
+                Default::default()
             }
-            Some(_) => Lease::default(),
+            Some(_) => Default::default(),
         };
         match status {
+            // Counted when it was settled first.
+            _ if matches!(before, Some(State::InDoubt { .. })) => {}
             Status::Expired => out.counts.expired += 1,
             Status::DeadLettered => out.counts.dead_lettered += 1,
             Status::Rejected => out.counts.rejected += 1,
@@ -218,7 +223,7 @@ impl<A> ShardState<A> {
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
-        message.state = State::Settling { lease };
+        message.state = State::Settling { consumer, lease };
         let receipt = message.receipt(seq, status, reason, now);
         let (ix, weight, stored) = (message.queue, message.weight(), message.stored);
         if matches!(before, Some(State::Ready | State::Parked)) {
@@ -228,6 +233,7 @@ impl<A> ShardState<A> {
         queue.messages -= 1;
         queue.bytes -= weight;
         queue.settling += usize::from(stored != Stored::InMemory);
+        self.drop_frame(seq);
         let settle_no = self.next_settle;
         self.next_settle = settle_no.next();
         match stored {
@@ -245,6 +251,13 @@ impl<A> ShardState<A> {
                 self.drop_settled(seq, Keep::Nothing, out);
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
             }
+        }
+    }
+
+    /// The settle whose commit failed, once more.
+    pub(super) fn settle_again(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
+        if let Some(State::InDoubt { status, reason, .. }) = self.messages.get(&seq).map(|message| message.state) {
+            self.settle(seq, status, reason, None, now, out);
         }
     }
 
@@ -294,11 +307,19 @@ impl<A> ShardState<A> {
                     self.drop_settled(seq, keep, out);
                     out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
                 }
-                After::SettledToo { answer } => {
-                    out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
+                After::SettledToo { seq, answer } => {
+                    // Still here: the first one's commit failed.
+                    let is_settled = self.messages.get(&seq).is_none_or(Message::is_kept);
+                    let verdict = if is_settled { Verdict::Settled } else { Verdict::Failed };
+                    out.answers.extend(answer.map(|answer| (answer, verdict)));
                 }
-                After::Relayed { source, seq } => out.relayed.push((source, seq)),
+                After::Relayed { source, seq, copies } => {
+                    if copies.is_some() || !self.failed_copies.contains_key(&(source, seq)) {
+                        out.relayed.push((source, seq));
+                    }
+                }
                 After::Replayed { seq, answer } => {
+                    self.replayed(seq);
                     out.answers
                         .extend(answer.map(|answer| (answer, Verdict::Replayed { seq })));
                 }
@@ -306,53 +327,6 @@ impl<A> ShardState<A> {
         }
         self.pump(now, out, gate);
         self.bound_memory();
-    }
-
-    /// A commit failed: what it would have changed is undone here, and the callers learn it. What the store really holds shows
-    /// at the next start; until then a failed store takes no writes.
-    pub fn handle_failed(&mut self, after: Vec<After<A>>, out: &mut Out<A>) {
-        for item in after {
-            let answer = match item {
-                After::Enqueued { seq, answer } | After::Replayed { seq, answer } => {
-                    self.undo_enqueue(seq);
-                    answer
-                }
-                After::Settled { seq, answer, .. } => {
-                    self.undo_settle(seq);
-                    answer
-                }
-                After::Duplicate { answer, .. } | After::SettledToo { answer } => answer,
-                After::Relayed { .. } => None,
-            };
-            out.answers.extend(answer.map(|answer| (answer, Verdict::Failed)));
-        }
-    }
-
-    fn undo_enqueue(&mut self, seq: Seq) {
-        let Some(message) = self.messages.remove(&seq) else {
-            return;
-        };
-        self.keys.remove(&(message.key, message.address));
-        self.by_id.remove(&(message.id_hash, seq));
-        let queue = self.queue_mut(message.queue);
-        queue.messages = queue.messages.saturating_sub(1);
-        queue.bytes = queue.bytes.saturating_sub(message.weight());
-        self.forget_idle_queue(message.queue);
-    }
-
-    /// The message is neither settled nor handed out again: that would risk a second delivery (G7).
-    fn undo_settle(&mut self, seq: Seq) {
-        self.receipts.remove(&seq);
-        self.settled_order.retain(|(_, settled)| *settled != seq);
-        let Some(message) = self.messages.get_mut(&seq) else {
-            return;
-        };
-        message.state = State::Parked;
-        let (ix, weight) = (message.queue, message.weight());
-        let queue = self.queue_mut(ix);
-        queue.messages += 1;
-        queue.bytes += weight;
-        queue.settling -= 1;
     }
 
     /// The settle is committed: the message leaves, or stays as what its keep says.
@@ -364,7 +338,7 @@ impl<A> ShardState<A> {
         let is_removed = queue.removed;
         match keep {
             Keep::Nothing => {
-                self.messages.remove(&seq);
+                self.remove_message(seq);
             }
             Keep::DeadLetter(_) | Keep::History(_) => self.keep(seq, keep, out),
         }
@@ -436,5 +410,6 @@ pub(super) struct RejectedCopy {
 enum Holding {
     Leased,
     Settling,
+    InDoubt,
     Stale,
 }

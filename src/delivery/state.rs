@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +20,7 @@ use super::{
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, HandOut, Out, Targets, Verdict},
     queue::{Queue, QueueIx, QueueKind},
+    relay::Copies,
 };
 use crate::{
     frame::{
@@ -65,6 +66,10 @@ pub(super) enum Timer {
     BackoffEnds(Seq),
     VisibilityEnds(Seq, Lease),
     KeptAgesOut(Seq),
+    /// A settle whose commit failed is tried again.
+    SettleAgain(Seq),
+    /// Copies whose commit failed are applied again.
+    CopiesAgain(ShardId, Seq),
 }
 
 /// One shard.
@@ -95,6 +100,17 @@ pub struct ShardState<A> {
     pub(super) next_lease: u64,
     pub(super) ops: Vec<Op>,
     pub(super) after: Vec<After<A>>,
+    /// Replays under way: the new message to its dead letter.
+    pub(super) replaying: HashMap<Seq, Seq>,
+    /// Copies whose commit failed; each source has so many under way at most as its outbox relays at once.
+    pub(super) failed_copies: BTreeMap<(ShardId, Seq), Box<Copies>>,
+    pub(super) copies_due: Vec<(ShardId, Seq)>,
+    /// The last time that a pump or a timer ran.
+    pub(super) latest: Timestamp,
+    pub(super) body_budget: u64,
+    pub(super) cached_bytes: u64,
+    /// Messages that entered their lanes since the last pump.
+    pub(super) fresh: Vec<Seq>,
     /// Queues that may have something to hand out.
     pub(super) dirty: Vec<QueueIx>,
 }
@@ -124,6 +140,13 @@ impl<A> ShardState<A> {
             next_lease: Seq::first_of(epoch).raw(),
             ops: Vec::new(),
             after: Vec::new(),
+            replaying: HashMap::new(),
+            failed_copies: BTreeMap::new(),
+            copies_due: Vec::new(),
+            latest: Timestamp::NEVER,
+            body_budget: u64::MAX,
+            cached_bytes: 0,
+            fresh: Vec::new(),
             dirty: Vec::new(),
         }
     }
@@ -189,7 +212,7 @@ impl<A> ShardState<A> {
         self.by_id.insert((publish.id_hash, seq));
         let targets: Targets = message.targets.clone().unwrap_or_else(|| Arc::from([]));
         let is_to_nobody = message.targets.as_ref().is_some_and(|targets| targets.is_empty());
-        self.messages.insert(seq, message);
+        self.insert_message(seq, message);
         if !expires_at.is_never() {
             self.set_timer(expires_at, Timer::Expire(seq));
         }
@@ -285,7 +308,7 @@ impl<A> ShardState<A> {
     /// Answers a duplicate with the first one's receipt.
     pub(super) fn answer_known(&self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
         let Some(answer) = answer else { return };
-        let held = self.messages.get(&seq).filter(|message| message.state != State::Kept);
+        let held = self.messages.get(&seq).filter(|message| !message.is_kept());
         let verdict = match (held, self.receipts.get(&seq)) {
             (Some(_), _) => Verdict::Accepted(Acceptance {
                 duplicate: true,
@@ -457,6 +480,7 @@ impl<A> ShardState<A> {
             return self.expire(seq, now, out);
         }
         let (ix, priority, is_fan_out) = (message.queue, message.priority, message.targets.is_some());
+        self.fresh.push(seq);
         if is_fan_out {
             message.state = State::Relaying { shards_left: 0 };
             self.outbox.push_back(seq);

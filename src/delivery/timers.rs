@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{
-    message::State,
+    message::{Message, State},
     output::Out,
     state::{ShardState, Timer},
 };
@@ -24,7 +24,7 @@ impl<A> ShardState<A> {
     }
 
     pub(super) fn bound_timers(&mut self) {
-        if self.timers.len() <= 4 * self.messages.len() + TIMERS_SLACK {
+        if self.timers.len() <= 4 * (self.messages.len() + self.failed_copies.len()) + TIMERS_SLACK {
             return;
         }
         let messages = &self.messages;
@@ -34,7 +34,9 @@ impl<A> ShardState<A> {
                 .is_some_and(|message| message.expires_at == *at && message.is_unsettled()),
             Timer::BackoffEnds(seq) => messages.get(&seq).is_some_and(|m| m.state == State::Delayed),
             Timer::VisibilityEnds(seq, lease) => messages.get(&seq).is_some_and(|m| m.is_leased_as(lease)),
-            Timer::KeptAgesOut(seq) => messages.get(&seq).is_some_and(|m| m.state == State::Kept),
+            Timer::KeptAgesOut(seq) => messages.get(&seq).is_some_and(Message::is_kept),
+            Timer::SettleAgain(seq) => messages.get(&seq).is_some_and(Message::is_in_doubt),
+            Timer::CopiesAgain(source, seq) => self.failed_copies.contains_key(&(source, seq)),
         });
         self.timers.shrink_to(2 * self.timers.len());
     }
@@ -53,6 +55,7 @@ impl<A> ShardState<A> {
 
     /// Expires, ends back-offs and visibility timeouts, and lets kept messages age out; a bounded number in one call.
     pub fn handle_timeout(&mut self, now: Timestamp, out: &mut Out<A>) {
+        self.latest = now;
         for _ in 0..TIMERS_PER_CALL {
             match self.timers.peek() {
                 Some(Reverse((at, timer))) if *at <= now => {
@@ -95,6 +98,8 @@ impl<A> ShardState<A> {
                 }
             }
             Timer::KeptAgesOut(seq) => self.forget_kept(seq),
+            Timer::SettleAgain(seq) => self.settle_again(seq, now, out),
+            Timer::CopiesAgain(source, seq) => self.copies_again(source, seq),
         }
     }
 }

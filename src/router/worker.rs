@@ -45,6 +45,9 @@ const STEP_BUDGET: usize = 512;
 const CONTROL_BUDGET: usize = 4096;
 /// Commits that one worker has under way: one that syncs, one that is written, and one that is gathered.
 const COMMITS_MAX: usize = 3;
+/// What one stored message takes in memory apart from its body, in bytes: its entry here (160 and table overhead), its place in a lane
+/// and in the timers, its keys, and its entry in the store's index.
+const INDEX_ENTRY_BYTES: u64 = 400;
 /// How often deadlines of shards are looked at, in milliseconds: the resolution of expiry, back-off and visibility.
 const TICK_MS: u64 = 5;
 /// Longest sleep of an idle worker.
@@ -91,6 +94,8 @@ pub(super) struct Shards {
     out: Out<Ask>,
     next_tick: Timestamp,
     receipts_max: usize,
+    /// The node's bound on its index of stored messages is met: further ones are refused until some are settled.
+    index_is_full: bool,
     pub passed: PassedRing,
     stopping: bool,
 }
@@ -129,6 +134,7 @@ impl Shards {
             out: Out::default(),
             next_tick: now,
             receipts_max,
+            index_is_full: false,
             stopping: false,
         };
         // What was under way before a restart goes on at once: fan-outs that were not marked done.
@@ -233,6 +239,15 @@ impl Shards {
         self.counters.body_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.passed.note(&batch);
         for Inbound { shard, publish } in batch {
+            if self.index_is_full && publish.frame.envelope.qos().is_durable() {
+                self.counters.refused_full.fetch_add(1, Ordering::Relaxed);
+                let (what, retry_after) = ("index_bytes_max", FULL_RETRY_AFTER);
+                publish
+                    .answer
+                    .into_iter()
+                    .for_each(|ask| ask.fail(FabricError::Overloaded { what, retry_after }));
+                continue;
+            }
             let envelope = publish.answer.is_some().then(|| publish.frame.envelope.clone());
             self.run_shard(self.local(shard), |state, out, gate| {
                 state.handle_publish(publish, now, out, gate);
@@ -363,6 +378,8 @@ impl Shards {
             }
             next = next.min(deadline);
         }
+        let index_bytes = held.messages as u64 * INDEX_ENTRY_BYTES * self.context.workers.handles.len() as u64;
+        self.index_is_full = index_bytes >= self.context.config.index_bytes_max;
         self.next_tick = next.max(now + Duration::from_millis(TICK_MS));
         for local in 0..self.shards.len() {
             let state = &mut self.shards[local].state;

@@ -1,8 +1,8 @@
 //! What a store holds of one shard, and what each operation does to it.
 //!
-//! A plain state: no bytes of messages, no files, no fences. Every rule is idempotent and holds when a prefix of the history
-//! is missing or a message's record is repeated further on with its state of then, which is what a log that is cleaned
-//! from its oldest end replays. Start at [`Book`].
+//! A plain state: no bytes of messages, no files, no fences. Every rule is idempotent and holds when a prefix of the
+//! history is missing or a message's record is repeated further on with its state of then, which is what a log that
+//! is cleaned from its oldest end replays. Start at [`Book`].
 
 use std::collections::BTreeMap;
 

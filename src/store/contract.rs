@@ -1,7 +1,8 @@
-//! What every store must do, as one suite of tests that runs against each of them, and the tools that other tests share.
+//! What every store must do, as one suite of tests that runs against each of them, and the tools that other tests
+//! share.
 //!
-//! A [`Subject`] is a store that can be reopened; [`Driver`] makes plausible operations out of random acts. The in-memory store
-//! is the reference for random histories. Start at `contract_suite!`.
+//! A [`Subject`] is a store that can be reopened; [`Driver`] makes plausible operations out of random acts. The
+//! in-memory store is the reference for random histories. Start at `contract_suite!`.
 
 use std::sync::{Arc, mpsc};
 

@@ -1,7 +1,7 @@
 //! A store in the process's memory: for tests and for nodes that carry QoS 0 only.
 //!
-//! Keeps the whole contract but survival: one lock, applied at once, completions on the caller's thread. Also the reference
-//! that [`super::embedded`] is compared with. Start at [`MemoryStore`].
+//! Keeps the whole contract but survival: one lock, applied at once, completions on the caller's thread. Also the
+//! reference that [`super::embedded`] is compared with. Start at [`MemoryStore`].
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 
-use super::{book::Book, lock};
+use super::{book::Book, lock, not_held};
 use crate::{
     frame::{
         Frame, Seq, ShardId,
@@ -136,7 +136,7 @@ impl Shard {
 }
 
 /// A message as it stands right after it was enqueued.
-pub(super) fn describe(enqueue: &Enqueue) -> StoredMessage {
+fn describe(enqueue: &Enqueue) -> StoredMessage {
     let Enqueue {
         seq,
         queue,
@@ -261,12 +261,6 @@ impl Store for MemoryStore {
         lock(&self.inner).is_closed = true;
         ready(Ok(())).boxed()
     }
-}
-
-/// The answer to a read of a message that the store does not have.
-pub(super) fn not_held(shard: ShardId, seq: Seq) -> StoreError {
-    let what = format!("no message {:x} of {shard} is held", seq.raw());
-    StoreError::Damaged { what }
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub(super) enum ConnectError {
     #[error("{host} resolves to no address")]
     NoAddress { host: String },
     #[error(
-        "{host} resolves to {address}, a {kind} address; pushes go to public addresses and to those in `webhooks.allowed_networks`"
+        "{host} resolves to {address}, a {kind} address; pushes go to public addresses and to those in `webhook.allowed_networks`"
     )]
     Refused {
         host: String,

@@ -32,7 +32,7 @@ pub enum SecretError {
          echo whsec_$(openssl rand -base64 32)"
     )]
     Malformed,
-    #[error("the webhook secret's file {} cannot be used: {source}; mend it, or set `webhooks.secret`", path.display())]
+    #[error("the webhook secret's file {} cannot be used: {source}; mend it, or set `webhook.secret`", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("the webhook secret's file {} holds something else; remove it to get a new secret", path.display())]
     FileContent { path: PathBuf },

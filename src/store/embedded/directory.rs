@@ -23,6 +23,7 @@ use super::{
     disk::{Directory, sync_directory},
     layout::VERSION,
     recover::Expect,
+    registry::Registry,
 };
 
 /// Why a store does not open. Says what to do; nothing was changed on disk but what making a new store had begun.
@@ -39,17 +40,20 @@ pub enum OpenError {
     Locked { path: String, pid: Option<u32> },
     /// Another version of weft made the store.
     #[error(
-        "{path} has store format {found}; this build knows format {known}: start the version of weft that wrote it, or choose another data directory"
+        "{path} has store format {found}; this build knows format {known}: start the version of weft \
+         that wrote it, or choose another data directory"
     )]
     Version { path: String, found: String, known: u32 },
     /// Bytes that were on stable storage are wrong. Nothing is skipped silently.
     #[error(
-        "{file} is damaged at byte {offset}: {what}; restore the data directory from a copy, or move it away to start empty"
+        "{file} is damaged at byte {offset}: {what}; restore the data directory from a copy, or move it \
+         away to start empty"
     )]
     Damaged { file: String, offset: u64, what: String },
     /// The log is gone while the rest of the store is there.
     #[error(
-        "{path} has no log segments, though the store was in use before; restore the directory `log`, or move the data directory away to start empty"
+        "{path} has no log segments, though the store was in use before; restore the directory `log`, \
+         or move the data directory away to start empty"
     )]
     LogMissing { path: String },
     /// The file of small records does not open.
@@ -88,24 +92,26 @@ impl StoreDirectory {
         Directory::open(&path).map_err(|error| io_error(&path, error))
     }
 
-    pub(super) fn registry_path(&self) -> PathBuf {
-        self.path.join("registry.redb")
+    /// Opens the registry. A new one is made under another name first: a file whose making was cut short does not open.
+    pub(super) fn registry(&self) -> Result<Registry, OpenError> {
+        let path = self.path.join("registry.redb");
+        match path.try_exists() {
+            Ok(true) => open_registry(&path),
+            Ok(false) => self.make_registry(&path),
+            Err(error) => Err(io_error(&path, error)),
+        }
     }
 
-    /// The registry's file. The directory's lock already keeps other processes out.
-    pub(super) fn registry(&self) -> Result<FileBackend, OpenError> {
-        let path = self.registry_path();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
-        let file = file.map_err(|error| io_error(&path, error))?;
-        FileBackend::new(file).map_err(|error| OpenError::Registry {
-            path: path.display().to_string(),
-            what: error.to_string(),
-        })
+    fn make_registry(&self, path: &Path) -> Result<Registry, OpenError> {
+        let temporary = self.path.join("registry.new");
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&temporary, error)),
+            _ => {}
+        }
+        let registry = open_registry(&temporary)?;
+        let renamed = std::fs::rename(&temporary, path).and_then(|()| sync_directory(&self.path));
+        renamed.map_err(|error| io_error(path, error))?;
+        Ok(registry)
     }
 
     /// Marks a new store as made: registry and log are on stable storage.
@@ -115,6 +121,22 @@ impl StoreDirectory {
             Expect::MaybeNothing => write_version(&self.path).map_err(|error| io_error(&self.path, error)),
         }
     }
+}
+
+/// The directory's lock already keeps other processes out.
+fn open_registry(path: &Path) -> Result<Registry, OpenError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    let file = file.map_err(|error| io_error(path, error))?;
+    let backend = FileBackend::new(file).map_err(|error| error.to_string());
+    backend.and_then(Registry::open).map_err(|what| OpenError::Registry {
+        path: path.display().to_string(),
+        what,
+    })
 }
 
 pub(super) fn io_error(path: &Path, error: io::Error) -> OpenError {

@@ -1,13 +1,13 @@
 //! Where each message stands in the log, and which of the log's bytes still count.
 //!
-//! In memory, about 60 bytes a message; rebuilt at open. Fed with every record in the order of the log, by the writer as by
-//! recovery. Knows nothing of files. Start at [`Index`].
+//! In memory, about 60 bytes a message; rebuilt at open. Fed with every record in the order of the log, by the writer
+//! as by recovery. Knows nothing of files. Start at [`Index`].
 
 use std::collections::BTreeMap;
 
 use hashbrown::{HashMap, hash_map::Entry};
 
-use super::layout::{Change, RECEIPT_RECORD_BYTES, State};
+use super::record::{Change, RECEIPT_RECORD_BYTES, State};
 use crate::{
     frame::{
         Seq, ShardId,
@@ -205,8 +205,8 @@ impl Index {
             Step::Cursor { source, .. } if held.cursors.get(&source).is_some_and(|(_, latest)| *latest == at) => {
                 Fate::Copy
             }
-            // A failed attempt, and what a settle keeps, ride in the message's record, which stands before them in the log
-            // and was moved first.
+            // A failed attempt, and what a settle keeps, ride in the message's record, which stands before them in
+            // the log and was moved first.
             _ => Fate::Drop,
         }
     }

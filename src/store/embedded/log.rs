@@ -1,13 +1,14 @@
-//! The log's writing end: fences and room are checked, operations become groups, segments follow each other, old ones are cleaned.
+//! The log's writing end: fences and room are checked, operations become groups, segments follow each other, old ones
+//! are cleaned.
 //!
 //! One thread owns a [`Log`]; nothing here waits for anything but the disk. What is appended is in a buffer until
 //! [`Log::flush`] writes it as one group; it is durable once the segment was synced after that.
 //!
-//! Cleaning frees segments strictly oldest first, so that no settle is gone before the message that it settles. What still
-//! counts of the oldest segment is copied to the end, the end is synced, and only then may the file be reused. A log of more
-//! than four times its live bytes is cleaned, so a byte is copied 1.33 times at most on average. Nearly full, cleaning goes
-//! on as long as it can win a segment; messages are refused beyond three quarters of the room, and before the last two free
-//! segments are touched: one is for operations that free space, one for cleaning itself.
+//! Cleaning frees segments strictly oldest first, so that no settle is gone before the message that it settles. What
+//! still counts of the oldest segment is copied to the end, and the file may be reused once that is durable. A log of
+//! more than four times its live bytes is cleaned, so a byte is copied 1.33 times at most on average. Nearly full,
+//! cleaning goes on as long as it can win half a segment; messages are refused beyond three quarters of the room, and
+//! before the last two free segments are touched: one is for operations that free space, one for cleaning itself.
 
 use std::sync::Arc;
 
@@ -16,11 +17,9 @@ use bytes::BytesMut;
 use super::{
     disk::Disk,
     index::{Fate, Location, Step},
-    layout::{
-        Change, DATA_AT, GROUP_HEAD_BYTES, Group, GroupPlace, Header, RECORD_HEAD_BYTES, claimed_group_bytes,
-        encode_moved, encode_op, encode_receipt, group_bytes, record_bytes, seal_group,
-    },
+    layout::{DATA_AT, GROUP_HEAD_BYTES, Group, GroupPlace, Header, claimed_group_bytes, group_bytes, seal_group},
     random_u64,
+    record::{Change, encode_moved, encode_op, encode_receipt, record_bytes},
     recover::{Snapshot, Tail, locate},
     segments::{RESERVE_SEGMENTS, Segment, write_header},
     shared::Shared,
@@ -96,6 +95,8 @@ pub(super) struct Log {
     cleaner: Option<Cleaner>,
     /// Bytes that commits appended since cleaning last had its turn.
     appended: u64,
+    /// Segments that were freed since a commit was appended.
+    freed_since_append: u64,
     is_cleaning_broken: bool,
 }
 
@@ -118,6 +119,7 @@ impl Log {
             steps: Vec::new(),
             cleaner: None,
             appended: 0,
+            freed_since_append: 0,
             is_cleaning_broken: false,
         };
         log.empty_buffer();
@@ -157,6 +159,7 @@ impl Log {
             self.steps.push((commit.shard, Step::from(op), start, bytes));
         }
         self.appended += payload as u64;
+        self.freed_since_append = 0;
         Ok(())
     }
 
@@ -319,7 +322,8 @@ impl Log {
             .collect())
     }
 
-    /// Ends the log so that the next start can tell damage from a torn write: an empty group says that all before it is durable.
+    /// Ends the log so that the next start can tell damage from a torn write: an empty group says that all before it
+    /// is durable.
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
         self.flush()?;
         self.sync()?;
@@ -331,25 +335,37 @@ impl Log {
         Ok(())
     }
 
-    /// Whether cleaning has something to do.
+    /// Whether cleaning has something to do. Between two commits it goes over the log once at most: what that does
+    /// not win, the next time would not either.
     pub(super) fn wants_cleaning(&self) -> bool {
-        let (used, written, is_scarce) = {
+        let (used, written, available, can_grow) = {
             let segments = lock(&self.shared.segments);
             let written: u64 = segments.used().map(|segment| u64::from(segment.end() - DATA_AT)).sum();
-            let is_scarce = segments.available() <= RESERVE_SEGMENTS && !segments.can_grow();
-            (segments.used().len() as u64, written, is_scarce)
+            (
+                segments.used().len() as u64,
+                written,
+                segments.available(),
+                segments.can_grow(),
+            )
         };
-        if used < 2 || self.is_cleaning_broken {
+        if self.is_cleaning_broken || self.freed_since_append > used {
             return false;
         }
         let live = lock(&self.shared.index).live_bytes();
         let segment_bytes = self.segment_bytes() as u64;
-        let is_loose = used * segment_bytes > (SLACK_SEGMENTS * segment_bytes).max(LIVE_FACTOR * live);
-        is_loose || (is_scarce && written.saturating_sub(live) >= segment_bytes)
+        if used * segment_bytes > (SLACK_SEGMENTS * segment_bytes).max(LIVE_FACTOR * live) {
+            return true;
+        }
+        let half = (segment_bytes - u64::from(DATA_AT)) / 2;
+        let has_garbage = written.saturating_sub(live) >= half;
+        // Where the reserve is not whole no message is taken: then it is worth it to press segments together that are
+        // not full.
+        let can_press = available < RESERVE_SEGMENTS && used > live.div_ceil(half) + 1;
+        !can_grow && available <= RESERVE_SEGMENTS && (has_garbage || can_press)
     }
 
-    /// One turn of cleaning, before commits are taken: at least as fast as commits fill the log, and until the last segment is
-    /// not in use where it is. An error is a failed disk.
+    /// One turn of cleaning, before commits are taken: at least as fast as commits fill the log, and until the last
+    /// segment is not in use where it is. An error is a failed disk.
     pub(super) fn clean(&mut self) -> Result<Cleaned, StoreError> {
         lock(&self.shared.segments).allow_retry();
         let budget = CLEAN_STEP_BYTES.max(2 * std::mem::take(&mut self.appended));
@@ -368,16 +384,18 @@ impl Log {
         Ok(if looked_at > 0 { Cleaned::Some } else { Cleaned::Nothing })
     }
 
-    /// Copies what counts of the next group of the oldest segment, or frees the segment behind its last group. Returns the bytes
-    /// that were looked at, 0 where nothing can be done.
+    /// Copies what counts of the next group of the oldest segment, or frees the segment behind its last group.
+    /// Returns the bytes that were looked at, 0 where nothing can be done.
     fn clean_group(&mut self) -> Result<u64, StoreError> {
-        let Some((segment, at)) = self.next_to_clean() else {
+        let Some((segment, at)) = self.next_to_clean()? else {
             return Ok(0);
         };
         if at >= segment.end() {
+            // The copies need not be durable yet: a free file is reused only by a roll, which syncs all that is
+            // before it.
             self.flush()?;
-            self.sync()?;
             lock(&self.shared.segments).release(segment.generation());
+            self.freed_since_append += 1;
             self.cleaner = None;
             return Ok(GROUP_HEAD_BYTES as u64);
         }
@@ -404,15 +422,23 @@ impl Log {
         Ok(u64::from(bytes))
     }
 
-    fn next_to_clean(&mut self) -> Option<(Arc<Segment>, u32)> {
+    /// The oldest segment, and how far it is cleaned. Where that is the one that takes writes, another takes its place.
+    fn next_to_clean(&mut self) -> Result<Option<(Arc<Segment>, u32)>, StoreError> {
         if self.is_cleaning_broken {
-            return None;
+            return Ok(None);
         }
         if let Some(cleaner) = &self.cleaner {
-            return Some((Arc::clone(&cleaner.segment), cleaner.at));
+            return Ok(Some((Arc::clone(&cleaner.segment), cleaner.at)));
         }
-        let oldest = lock(&self.shared.segments).oldest().map(Arc::clone)?;
-        (oldest.generation() != self.active.generation()).then_some((oldest, DATA_AT))
+        let oldest = lock(&self.shared.segments).oldest().map(Arc::clone);
+        let Some(oldest) = oldest else {
+            return Ok(None);
+        };
+        if oldest.generation() == self.active.generation() {
+            self.flush()?;
+            self.roll(Purpose::Cleaning)?;
+        }
+        Ok(Some((oldest, DATA_AT)))
     }
 
     /// Appends what counts of a group, as one piece: split over groups it could outgrow the segment that it came from.
@@ -448,7 +474,7 @@ impl Log {
                 steps.push((record.shard, step, start, moved.len() - start));
             }
         }
-        if moved.len() < RECORD_HEAD_BYTES {
+        if moved.is_empty() {
             return Ok(());
         }
         self.make_room(moved.len(), Purpose::Cleaning)?;

@@ -1,16 +1,24 @@
 //! The default store: one directory, no server.
 //!
-//! Messages live in a segmented log, which is the only truth about them (`layout` draws it, `log` writes it, `recover` reads it
-//! back, `index` knows where each message stands); small records and fences in a redb file (`registry`). A commit goes to the
-//! writer's thread, which writes all that waits as one group, then to the syncer's, which syncs once for all that was written
-//! and answers (`writer`). Reads and loads have threads of their own (`reader`). Start at [`EmbeddedStore::open`].
+//! Messages live in a segmented log, which is the only truth about them (`layout` and `record` draw it, `log` writes
+//! it, `recover` reads it back, `index` knows where each message stands); small records and fences in a redb file
+//! (`registry`). A commit goes to the writer's thread, which writes all that waits as one group, then to the
+//! syncer's, which syncs once for all that was written and answers (`writer`). Reads and loads have threads of their
+//! own (`reader`). Start at [`EmbeddedStore::open`].
 
+#[cfg(test)]
+mod crash;
 mod directory;
 mod disk;
+#[cfg(test)]
+mod fake_disk;
+#[cfg(test)]
+mod faults;
 mod index;
 mod layout;
 mod log;
 mod reader;
+mod record;
 mod recover;
 mod registry;
 mod segments;
@@ -29,7 +37,6 @@ use std::{
 use bytesize::ByteSize;
 use flume::Sender;
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use redb::StorageBackend;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -73,7 +80,8 @@ const SEGMENTS_MIN: u64 = 5;
 pub struct Config {
     /// Bytes of a log segment: 32 MiB to 1 GiB, a multiple of 4 KiB. Of a new store; an existing one keeps its own.
     pub segment_bytes: ByteSize,
-    /// Bytes that the log may take on disk, at least five segments. Messages are refused beyond about three quarters of it.
+    /// Bytes that the log may take on disk, at least five segments. Messages are refused beyond about three quarters
+    /// of it.
     pub max_bytes: ByteSize,
 }
 
@@ -92,7 +100,8 @@ impl Config {
         let config = |what: String| Err(OpenError::Config { what });
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment) || !segment.is_multiple_of(SEGMENT_BYTES_UNIT) {
             return config(format!(
-                "`segment_bytes` is {segment}; it is {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, a multiple of {SEGMENT_BYTES_UNIT}"
+                "`segment_bytes` is {segment}; it is {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, a multiple \
+                 of {SEGMENT_BYTES_UNIT}"
             ));
         }
         if max / segment < SEGMENTS_MIN {
@@ -125,7 +134,8 @@ struct Running {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in a directory, or makes one there. Blocks while the log is read back: about a second for each gigabyte.
+    /// Opens the store in a directory, or makes one there. Blocks while the log is read back: about a second for each
+    /// gigabyte.
     pub fn open(path: &Path, config: &Config) -> Result<Self, OpenError> {
         Self::open_sized(path, config.sizes()?)
     }
@@ -137,10 +147,6 @@ impl EmbeddedStore {
         let store = Self::open_on(Arc::new(log), directory.registry()?, sizes, directory.expect);
         let store = store.map_err(|error| match error {
             OpenOnError::Recover(error) => open_error(path, error),
-            OpenOnError::Registry(what) => OpenError::Registry {
-                path: directory.registry_path().display().to_string(),
-                what,
-            },
             OpenOnError::Thread(error) => directory::io_error(path, error),
         })?;
         directory.finish()?;
@@ -150,13 +156,7 @@ impl EmbeddedStore {
         Ok(store)
     }
 
-    fn open_on(
-        disk: Arc<dyn Disk>,
-        backend: impl StorageBackend,
-        sizes: Sizes,
-        expect: Expect,
-    ) -> Result<Self, OpenOnError> {
-        let registry = Registry::open(backend).map_err(OpenOnError::Registry)?;
+    fn open_on(disk: Arc<dyn Disk>, registry: Registry, sizes: Sizes, expect: Expect) -> Result<Self, OpenOnError> {
         let recovered = recover::recover(&*disk, sizes, expect).map_err(OpenOnError::Recover)?;
         let seed = registry.seed();
         let shared = Shared::new(recovered.index, recovered.segments, registry.fences(), recovered.books);
@@ -192,7 +192,6 @@ impl EmbeddedStore {
 
 enum OpenOnError {
     Recover(RecoverError),
-    Registry(String),
     Thread(io::Error),
 }
 

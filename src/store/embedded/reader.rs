@@ -1,8 +1,8 @@
 //! The threads that read: messages by sequence, and whole shards out of a snapshot of the log.
 //!
-//! A segment may be reused between the look-up and the read. Sequences never repeat, so a record that names the shard and the
-//! sequence asked for is the right one; any other means that the message has moved, and the look-up is repeated. Start at
-//! [`Reader::run`].
+//! A segment may be reused between the look-up and the read. Sequences never repeat, so a record that names the shard
+//! and the sequence asked for is the right one; any other means that the message has moved, and the look-up is
+//! repeated. Start at [`Reader::run`].
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use tokio::sync::oneshot;
 use super::{
     disk::Disk,
     index::Location,
-    layout::{Change, Record},
+    record::{Change, Record},
     recover::{self, Snapshot},
     shared::Shared,
 };
 use crate::{
     frame::{Frame, Seq, ShardId, record::ShardImage},
     router::port::{ReadDone, StoreError},
-    store::{lock, memory::not_held},
+    store::{lock, not_held},
 };
 
 /// Look-ups of one message: each further one needs that the message was moved, and its old segment reused, in between.
@@ -145,6 +145,34 @@ impl Reader {
                 Frame::decode_stored(&mut frame).map_err(|error| damage(&error))
             }
             _ => Err(damage(&"another record stands there")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        contract::{claim_one, commit, enqueue, seq, shard},
+        embedded::{crash::open, fake_disk::FakeDisk},
+    };
+
+    #[test]
+    fn a_record_that_is_not_the_one_asked_for_is_never_given() {
+        let disk = FakeDisk::new(1);
+        let store = open(&disk, 1000).unwrap();
+        let fence = claim_one(&store, shard(1));
+        commit(&store, shard(1), fence, vec![enqueue(1, 10), enqueue(2, 10)]).unwrap();
+        let reader = Reader {
+            shared: Arc::clone(&store.shared),
+            disk: Arc::new(disk),
+            asks: flume::bounded(1).1,
+        };
+        let location = lock(&store.shared.index).find(shard(1), seq(2)).unwrap();
+        assert!(reader.read_at(shard(1), seq(2), location).is_ok());
+        for (other_shard, other_seq) in [(shard(1), seq(1)), (shard(2), seq(2))] {
+            let error = reader.read_at(other_shard, other_seq, location).unwrap_err();
+            assert!(error.contains("another record"), "{error}");
         }
     }
 }

@@ -4,8 +4,8 @@
 //! generation before is on stable storage, and states where that ended: so every generation but the newest must parse
 //! exactly up to there. In the newest, the first group that does not parse ends the log, unless a group behind it
 //! says that this spot was on stable storage when it was written: then it is damage, and the store does not open.
-//! (Damage to the very last group before a crash cannot be told from a torn write; a store that was closed ends with an empty
-//! group that vouches for all others.) Start at [`recover`].
+//! (Damage to the very last group before a crash cannot be told from a torn write; a store that was closed ends with
+//! an empty group that vouches for all others.) Start at [`recover`].
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,8 +18,9 @@ use thiserror::Error;
 use super::{
     disk::{Disk, DiskFile},
     index::{Index, Location, Step},
-    layout::{Change, DATA_AT, Fault, GROUP_ALIGN, GROUP_HEAD_BYTES, Group, HEADER_BYTES, HEADERS_AT, Header, Record},
+    layout::{DATA_AT, Fault, GROUP_ALIGN, GROUP_HEAD_BYTES, Group, HEADER_BYTES, HEADERS_AT, Header},
     random_u64,
+    record::{Change, Record},
     segments::{FreeFile, Segment, Segments, write_header},
 };
 use crate::{
@@ -299,8 +300,8 @@ fn choose_header(start: &[u8]) -> Result<Option<Chosen>, (u64, String)> {
     }
 }
 
-/// A damaged second header is that of a generation that was about to begin, or of one that did and lost it. In the first
-/// case what the older header speaks of is still there.
+/// A damaged second header is that of a generation that was about to begin, or of one that did and lost it. In the
+/// first case what the older header speaks of is still there.
 fn check_first_group(disk: &dyn Disk, held: &HeldFile) -> Result<(), RecoverError> {
     let data = read_range(disk, held.slot, &*held.file, DATA_AT, held.header.segment_bytes)?;
     match Group::parse(&data, held.header.generation, held.header.salt) {
@@ -544,7 +545,8 @@ fn share(addresses: &mut HashMap<Box<str>, Address>, text: &str) -> Address {
     address
 }
 
-/// The log as it was at one moment: every generation in use and where it ended. While it is held, none of them is reused.
+/// The log as it was at one moment: every generation in use and where it ended. While it is held, none of them is
+/// reused.
 pub(super) type Snapshot = Vec<(Arc<Segment>, u32)>;
 
 /// Reads one shard's image out of a snapshot.

@@ -1,7 +1,7 @@
 //! Small records that are looked up by key, and who owns which shard: a redb file beside the log.
 //!
-//! One thread owns it. What waits is written in one transaction, so that many registrations share a sync. Knows nothing of
-//! messages. Start at [`Registry`].
+//! One thread owns it. What waits is written in one transaction, so that many registrations share a sync. Knows
+//! nothing of messages. Start at [`Registry`].
 
 use flume::Receiver;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};

@@ -32,8 +32,8 @@ pub(super) struct Segment {
     /// Which of the file's two headers is this generation's.
     pub(super) header_no: usize,
     pub(super) file: Arc<dyn DiskFile>,
-    /// Bytes up to here are known to be on stable storage. Raised by who synced; read by the writer into the next group. Relaxed
-    /// is enough: an older value only makes the evidence in the group weaker.
+    /// Bytes up to here are known to be on stable storage. Raised by who synced; read by the writer into the next
+    /// group. Relaxed is enough: an older value only makes the evidence in the group weaker.
     durable: AtomicU32,
     /// Bytes up to here are written. Written by the writer, read by who holds a segment that takes no more.
     end: AtomicU32,
@@ -67,7 +67,8 @@ impl Segment {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Pairs with [`Segment::end`]: who sees the new end also sees what was written before it (the file's own page cache does too).
+    /// Pairs with [`Segment::end`]: who sees the new end also sees what was written before it (the file's own page
+    /// cache does too).
     pub(super) fn set_end(&self, end: u32) {
         self.end.store(end, Ordering::Release);
     }
@@ -229,8 +230,8 @@ impl Segments {
         }
     }
 
-    /// Gives files back to the disk that are far more than needed. Only generations below `oldest`, which a durable header
-    /// already leaves out: recovery insists on finding all others.
+    /// Gives files back to the disk that are far more than needed. Only generations below `oldest`, which a durable
+    /// header already leaves out: recovery insists on finding all others.
     pub(super) fn trim(&mut self, disk: &dyn Disk, oldest: u64) {
         let keep = SPARE_SEGMENTS.max(self.used.len() / 2);
         for _ in 0..REMOVALS_MAX {

@@ -1,7 +1,7 @@
 //! What the store's threads share: the index, the segments, who owns which shard, and whether the disk still works.
 //!
-//! Locks are taken one at a time, for a lookup or a batch; none is held over a read or a sync, but that of the sync itself.
-//! Start at [`Shared`].
+//! Locks are taken one at a time, for a lookup or a batch. None is held over a read or a write; that of the sync is held over
+//! syncs, that of the segments while a file is made, once a segment. Start at [`Shared`].
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -31,12 +31,13 @@ pub(super) struct Shared {
     owners: Mutex<Owners>,
     pub(super) health: Health,
     pub(super) counters: Counters,
-    /// Held over every sync: an error is reported to one caller of the operating system only, and no other may then succeed.
+    /// Held over every sync: an error is reported to one caller of the operating system only, and no other may then
+    /// succeed.
     sync_gate: Mutex<()>,
 }
 
-/// The newest fence of each shard, and what recovery found until someone takes it. Under one lock, so that no commit slips
-/// in between a claim and the load that follows it.
+/// The newest fence of each shard, and what recovery found until someone takes it. Under one lock, so that no commit
+/// slips in between a claim and the load that follows it.
 #[derive(Debug)]
 struct Owners {
     fences: Vec<Option<Fence>>,
@@ -157,5 +158,19 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn written(&self, bytes: usize) {
         self.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Shared {
+    /// Where the log's next group goes.
+    pub(super) fn log_end(&self) -> u32 {
+        self.newest().end()
+    }
+
+    /// The newest segment.
+    pub(super) fn newest(&self) -> Arc<Segment> {
+        let segments = lock(&self.segments);
+        segments.used().last().map(Arc::clone).expect("a log has a segment")
     }
 }

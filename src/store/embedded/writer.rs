@@ -1,8 +1,8 @@
 //! The two threads behind a commit: the writer turns what waits into groups, the syncer makes them durable and answers.
 //!
-//! While one batch is being synced the next is built and written, and what comes in meanwhile is the one after: batches grow
-//! with the load and with the slowness of the disk, and an idle store has the latency of one sync. Answers are given in the
-//! order of the commits, by the syncer alone. Start at [`Writer::run`].
+//! While one batch is being synced the next is built and written, and what comes in meanwhile is the one after:
+//! batches grow with the load and with the slowness of the disk, and an idle store has the latency of one sync.
+//! Answers are given in the order of the commits, by the syncer alone. Start at [`Writer::run`].
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::router::port::{CommitDone, CommitOutcome, Durability, ShardCommit, StoreError};
 
-/// Commits that wait for the writer before [`crate::router::port::Store::commit`] blocks: callers keep a handful each in flight.
+/// Commits that wait for the writer before [`crate::router::port::Store::commit`] blocks: far above what callers, who
+/// keep a handful each in flight, ever have, so that a completion may commit again without waiting for itself.
 pub(super) const REQUESTS_WAITING_MAX: usize = 1024;
 /// Written batches that wait for the syncer: one is being synced, one waits, the next gathers.
 const BATCHES_WAITING_MAX: usize = 1;

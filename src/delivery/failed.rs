@@ -1,0 +1,116 @@
+//! What a failed commit leaves behind, and how the shard comes out of it.
+//!
+//! An enqueue that failed is undone. A settle that failed leaves its message in doubt: the store may or may not have it, so that the
+//! message is neither gone nor handed out again (G7); it is settled again after a while. Copies that failed are applied again too:
+//! their source waits for them, and the cursor must not pass them meanwhile.
+
+use super::{
+    message::State,
+    output::{After, Out, Verdict},
+    relay::Copies,
+    state::{ShardState, Timer},
+};
+use crate::frame::{Seq, ShardId, record::Receipt};
+
+/// The wait before what failed is tried again: a full disk has room again once something settles or is cleaned up, within seconds.
+const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl<A> ShardState<A> {
+    /// A commit failed: what it would have changed is undone here or tried again later, and the callers learn it. What the store
+    /// really holds shows at the next start; until then a failed store takes no writes.
+    pub fn handle_failed(&mut self, after: Vec<After<A>>, out: &mut Out<A>) {
+        for item in after {
+            let answer = match item {
+                After::Enqueued { seq, answer } | After::Replayed { seq, answer } => {
+                    self.undo_enqueue(seq);
+                    answer
+                }
+                After::Settled { seq, answer, .. } => {
+                    self.undo_settle(seq);
+                    answer
+                }
+                After::Duplicate { answer, .. } | After::SettledToo { answer, .. } => answer,
+                After::Relayed { source, seq, copies } => {
+                    if let Some(copies) = copies {
+                        self.failed_copies.insert((source, seq), copies);
+                        self.set_timer(self.latest + AGAIN_AFTER, Timer::CopiesAgain(source, seq));
+                    }
+                    None
+                }
+            };
+            out.answers.extend(answer.map(|answer| (answer, Verdict::Failed)));
+        }
+    }
+
+    fn undo_enqueue(&mut self, seq: Seq) {
+        let Some(message) = self.remove_message(seq) else {
+            return;
+        };
+        let newest = (message.key, message.address);
+        let dead = self.replaying.remove(&seq);
+        if self.keys.get(&newest) == Some(&seq) {
+            match dead.filter(|dead| self.receipts.contains_key(dead)) {
+                Some(dead) => self.keys.insert(newest, dead),
+                None => self.keys.remove(&newest),
+            };
+        }
+        self.by_id.remove(&(message.id_hash, seq));
+        let queue = self.queue_mut(message.queue);
+        if message.is_unsettled() {
+            queue.messages -= 1;
+            queue.bytes -= message.weight();
+        } else {
+            // Settled before its enqueue was committed: that settle is of nothing now.
+            queue.settling -= 1;
+            self.take_receipt(seq);
+        }
+        self.forget_idle_queue(message.queue);
+    }
+
+    fn undo_settle(&mut self, seq: Seq) {
+        let receipt = self.take_receipt(seq);
+        let (Some(message), Some(receipt)) = (self.messages.get_mut(&seq), receipt) else {
+            return;
+        };
+        let State::Settling { consumer, lease } = message.state else {
+            return;
+        };
+        message.state = State::InDoubt {
+            consumer,
+            lease,
+            status: receipt.status,
+            reason: receipt.reason,
+        };
+        let (ix, weight) = (message.queue, message.weight());
+        let queue = self.queue_mut(ix);
+        queue.messages += 1;
+        queue.bytes += weight;
+        queue.settling -= 1;
+        self.set_timer(self.latest + AGAIN_AFTER, Timer::SettleAgain(seq));
+    }
+
+    /// Takes back a receipt whose commit failed. It is among the newest.
+    fn take_receipt(&mut self, seq: Seq) -> Option<Receipt> {
+        let receipt = self.receipts.remove(&seq)?;
+        if let Some(at) = self.settled_order.iter().rposition(|(_, settled)| *settled == seq) {
+            self.settled_order.remove(at);
+        }
+        Some(receipt)
+    }
+
+    /// The copies' turn has come: the next pump, which knows who may have them, applies them.
+    pub(super) fn copies_again(&mut self, source: ShardId, seq: Seq) {
+        if self.failed_copies.contains_key(&(source, seq)) {
+            self.copies_due.push((source, seq));
+        }
+    }
+
+    /// The copies that are to be applied again now.
+    pub(super) fn take_due_copies(&mut self) -> Vec<Copies> {
+        let due = std::mem::take(&mut self.copies_due);
+        due.iter()
+            .filter_map(|id| self.failed_copies.remove(id))
+            .map(|copies| *copies)
+            .collect()
+    }
+}
