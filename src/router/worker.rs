@@ -485,7 +485,7 @@ impl Shards {
             "a store completes the commits of one caller in order"
         );
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(done.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from((time::monotonic() - done.started).as_micros()).unwrap_or(u64::MAX);
         self.counters.commit_latency.record(micros, 1);
         for ((local, after), result) in done.shards.into_iter().zip(outcome) {
             match result {
