@@ -73,7 +73,10 @@ impl Printer {
                         .map(|item| row(item).iter().map(|cell| harmless(cell)).collect::<Vec<_>>()),
                 );
                 let text = table.to_string();
-                let lines: Vec<_> = text.lines().map(|line| line.trim_end()).collect();
+                let lines: Vec<_> = text
+                    .lines()
+                    .map(|line| line.trim_end().strip_prefix(' ').unwrap_or_default())
+                    .collect();
                 self.bytes(format!("{}\n", lines.join("\n")).as_bytes())
             }
         }

@@ -14,12 +14,9 @@ use super::{
     telemetry::metrics::{Metrics, Readings},
 };
 use crate::{
-    edge::{auth::DevelopmentMode, http, origin::Origins, webhook, websocket},
-    router::Fabric,
+    edge::{auth::DevelopmentMode, grpc, http, origin::Origins, webhook, websocket},
+    router::{Fabric, surface::Protocol},
 };
-
-/// Where the webhook secret is kept in the data directory, unless the settings say otherwise.
-const WEBHOOK_SECRET_FILE: &str = "webhook.secret";
 
 /// The running edges.
 #[derive(Debug)]
@@ -53,12 +50,13 @@ impl Edges {
             tasks: JoinSet::new(),
             failed,
         };
+        let served = Served::new(config, fabric, &starter.counters, http, grpc);
+        let protocols = served.protocols().into();
         if let Some(listener) = sockets.http {
-            let served = Served::new(config, fabric, &starter.counters, http, grpc);
             starter.http(listener, served)?;
         }
         if let Some(listener) = sockets.grpc {
-            starter.grpc(listener)?;
+            starter.grpc(listener, protocols);
         }
         starter.webhook();
         Ok(Self {
@@ -160,18 +158,27 @@ impl Starter<'_> {
         }])
     }
 
-    fn grpc(&mut self, _listener: TcpListener) -> Result<(), Failure> {
-        Ok(())
+    fn grpc(&mut self, listener: TcpListener, protocols: Arc<[Protocol]>) {
+        let door = grpc::Door {
+            fabric: self.fabric.clone(),
+            authenticator: Arc::new(DevelopmentMode),
+            counters: Arc::clone(&self.counters.grpc),
+            protocols,
+        };
+        let (settings, stop) = (self.config.grpc.settings.clone(), self.stop.clone());
+        let (patience, failed) = (self.config.node.drain_timeout(), self.failed.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = grpc::serve(listener, door, settings, stop, patience).await {
+                let failure = Failure::new(Exit::Software, "the gRPC edge ended", error, "restart the node");
+                // Full: another failure ends the node already.
+                let _second = failed.try_send(failure);
+            }
+        });
     }
 
     /// Pushes to agents that have an endpoint and no session.
     fn webhook(&mut self) {
-        let mut settings = self.config.webhook.clone();
-        // Development mode: an endpoint on this machine is what a first try has.
-        settings.allow_loopback |= !self.config.node.insecure;
-        if settings.secret.is_none() && settings.secret_file.is_none() && !self.config.node.memory {
-            settings.secret_file = Some(self.config.node.data_dir.join(WEBHOOK_SECRET_FILE));
-        }
+        let settings = self.config.webhook.clone();
         let (fabric, stop) = (self.fabric.clone(), self.stop.clone());
         let (counters, failed) = (Arc::clone(&self.counters.webhook), self.failed.clone());
         self.tasks.spawn(async move {

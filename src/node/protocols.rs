@@ -61,6 +61,20 @@ impl Served {
         }
     }
 
+    /// Those that this node serves.
+    pub fn protocols(&self) -> Vec<Protocol> {
+        let served = [
+            (Protocol::Http, self.http.is_some()),
+            (Protocol::WebSocket, self.http.is_some() && self.websocket),
+            (Protocol::Grpc, self.grpc.is_some()),
+        ];
+        served
+            .into_iter()
+            .filter(|(_, on)| *on)
+            .map(|(protocol, _)| protocol)
+            .collect()
+    }
+
     fn view(&self, protocol: Protocol, version: &str, endpoint: Option<String>) -> ProtocolView {
         let health = match (&endpoint, self.fabric.not_ready()) {
             (None, _) => Health::Disabled,

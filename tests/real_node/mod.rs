@@ -48,12 +48,20 @@ impl RealNode {
     /// Starts a node on a data folder and waits until it says that it is ready.
     pub fn start(data: &Path, listeners: Listeners) -> Self {
         let log = File::create(log_of(data)).expect("the test's folder takes a log file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_weft"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+        // Settings of the tests, or of whoever runs them, are none of the node's.
+        let settings = std::env::vars_os().map(|(name, _)| name);
+        settings
+            .filter(|name| name.to_string_lossy().starts_with("WEFT_"))
+            .for_each(|name| drop(command.env_remove(name)));
+        let mut child = command
             .arg("serve")
             .arg("--data-dir")
             .arg(data)
             .arg(format!("--http-listen={}", listeners.http))
             .arg(format!("--grpc-listen={}", listeners.grpc))
+            // A `weft.yaml` or `.env` of the package is none of the node's either.
+            .current_dir(data.parent().expect("the data folder is in the test's folder"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -90,7 +90,7 @@ async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         Counters::add(&app.counters.errors, 1);
     }
     if !waits {
-        app.counters.latencies.record(time::monotonic().duration_since(began));
+        app.counters.latencies.record(time::monotonic() - began);
     }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

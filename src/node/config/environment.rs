@@ -68,15 +68,17 @@ impl<'a> Reader<'a> {
         let mut own: Vec<_> = self
             .variables
             .iter()
-            .filter(|(name, _)| name.starts_with(PREFIX))
+            .filter(|(name, value)| {
+                name.starts_with(PREFIX) && !value.is_empty() && !COMMAND_LINE.contains(&name.as_str())
+            })
             .collect();
         own.sort();
         for (name, value) in own {
-            if !value.is_empty() && !COMMAND_LINE.contains(&name.as_str()) && !is_kubernetes_link(name) {
-                match self.own_name(name, value) {
-                    Ok(setting) => out.push(setting),
-                    Err(problem) => problems.push(problem),
-                }
+            match self.own_name(name, value) {
+                Ok(Some(setting)) => out.push(setting),
+                // Not written as a setting, nor nearly one: Kubernetes injects WEFT_PORT and the like for a service called weft.
+                Ok(None) => {}
+                Err(problem) => problems.push(problem),
             }
         }
     }
@@ -95,17 +97,24 @@ impl<'a> Reader<'a> {
     }
 
     /// `WEFT_SECTION__KEY`, or `WEFT_SECTION__KEY_FILE` for a secret.
-    fn own_name(&self, name: &str, value: &str) -> Result<Setting, Problem> {
+    fn own_name(&self, name: &str, value: &str) -> Result<Option<Setting>, Problem> {
         let place = self.source(name).to_string();
+        if !name.contains("__") {
+            return match suggest::variable_like(name) {
+                Some(meant) => Err(Problem::new(
+                    place,
+                    "is not a setting",
+                    format!("did you mean `{meant}`?"),
+                )),
+                None => Ok(None),
+            };
+        }
         let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
         let text = |key: String, text: String| Setting {
             key,
             change: Change::Text(text),
             source: self.source(name),
         };
-        if known_keys().contains(&key) {
-            return Ok(text(key, value.into()));
-        }
         let secret = name
             .strip_suffix(FILE_SUFFIX)
             .map(|name| (name, key[..key.len() - FILE_SUFFIX.len()].to_string()));
@@ -117,8 +126,9 @@ impl<'a> Reader<'a> {
                 }
                 let read = file::read_text(Path::new(value));
                 let read = read.map_err(|failure| Problem::new(place, failure.what, failure.cause))?;
-                Ok(text(key, read.trim_end_matches(['\r', '\n']).into()))
+                Ok(Some(text(key, read.trim_end_matches(['\r', '\n']).into())))
             }
+            _ if known_keys().contains(&key) => Ok(Some(text(key, value.into()))),
             Some((_, key)) if known_keys().contains(&key) => Err(Problem::new(
                 place,
                 "names a file, but this setting is no secret",
@@ -166,8 +176,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads the value of one name.
+type Reading = fn(&str) -> Meaning;
+
 /// Names that users of this stack already have, with what each does.
-const USER_NAMES: [(&str, fn(&str) -> Meaning); 19] = [
+const USER_NAMES: [(&str, Reading); 19] = [
     ("APP_HOST", |value| {
         Meaning::Changes("http.listen", Change::Host(value.into()))
     }),
@@ -264,44 +277,18 @@ pub fn truth(text: &str) -> Option<bool> {
     }
 }
 
-/// Kubernetes injects `WEFT_SERVICE_HOST`, `WEFT_PORT_8000_TCP` and the like for a service that is called weft (or weft-something).
-fn is_kubernetes_link(name: &str) -> bool {
-    if name.contains("__") {
-        return false;
-    }
-    let port_link = |rest: &str| rest.is_empty() || rest.starts_with(|c: char| c == '_');
-    name.contains("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name
-            .find("_PORT")
-            .is_some_and(|at| port_link(&name[at + "_PORT".len()..]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn kubernetes_links_are_told_from_settings() {
-        for name in [
-            "WEFT_SERVICE_HOST",
-            "WEFT_SERVICE_PORT",
-            "WEFT_SERVICE_PORT_HTTP",
-            "WEFT_PORT",
-            "WEFT_PORT_8000_TCP",
-            "WEFT_PORT_8000_TCP_ADDR",
-            "WEFT_GATEWAY_SERVICE_HOST",
-            "WEFT_GATEWAY_PORT",
-        ] {
-            assert!(is_kubernetes_link(name), "{name}");
-        }
-        for name in [
-            "WEFT_HTTP__LISTEN",
-            "WEFT_HTTP_LISTEN",
-            "WEFT_NODE__SERVICE_PORT",
-            "WEFT_PORTS",
-        ] {
-            assert!(!is_kubernetes_link(name), "{name}");
+    fn every_name_of_users_that_changes_a_setting_names_one_that_exists() {
+        for (name, meaning) in USER_NAMES {
+            for value in ["true", "1", "debug"] {
+                if let Meaning::Changes(key, _) = meaning(value) {
+                    assert!(known_keys().contains(key), "{name}: {key}");
+                }
+            }
         }
     }
 

@@ -27,7 +27,7 @@ pub use gather::{Gathered, Inputs, gather};
 pub use listen::Listen;
 
 use crate::{
-    edge::{http, webhook, websocket},
+    edge::{grpc, http, webhook, websocket},
     node::telemetry,
     router,
     store::embedded,
@@ -135,7 +135,7 @@ listening!(
 );
 listening!(
     /// gRPC.
-    Grpc, Listen::loopback(50051)
+    Grpc, Listen::loopback(50051), grpc::Config
 );
 listening!(
     /// QUIC for agents; not in this build yet.

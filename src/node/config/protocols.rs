@@ -209,3 +209,18 @@ fn advice(path: &str) -> String {
         _ => "remove it; docs/configuration.md lists what may stand here".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::config::known_keys;
+
+    #[test]
+    fn every_key_that_stands_for_a_setting_names_one_that_exists() {
+        for (path, meaning) in KEYS {
+            if let Is(key) | Seconds(key) | Listener(key) = meaning {
+                assert!(known_keys().contains(key), "{path}: {key}");
+            }
+        }
+    }
+}

@@ -39,12 +39,24 @@ const MOVED: [(&str, &str); 3] = [
 /// Below this similarity (0 to 1) a guess confuses more than it helps; 0.6 still catches two typos in a short name.
 const SIMILARITY_MIN: f64 = 0.6;
 
+/// As above for whole variables, which share a prefix and most sections: `WEFT_TORTURE_KILLS` means nothing of ours.
+const VARIABLE_SIMILARITY_MIN: f64 = 0.85;
+
 /// The advice for an unknown setting.
 pub fn fix(unknown: &str, form: Form) -> String {
-    match nearest(unknown) {
+    match nearest(unknown).filter(|key| form == Form::Key || key.contains('.')) {
         Some(key) => format!("did you mean `{}`?", form.write(&key)),
         None => "remove it; `weft config show` lists all settings".into(),
     }
+}
+
+/// The variable that somebody meant who wrote one underscore where two belong, or nearly so.
+pub fn variable_like(name: &str) -> Option<String> {
+    let similarity = |key: &&String| strsim::normalized_damerau_levenshtein(name, &variable(key).replace("__", "_"));
+    let best = known_keys()
+        .iter()
+        .max_by(|left, right| similarity(left).total_cmp(&similarity(right)))?;
+    (similarity(&best) > VARIABLE_SIMILARITY_MIN).then(|| variable(best))
 }
 
 /// The known setting, or section, that is most like `unknown`.
@@ -94,6 +106,19 @@ mod tests {
             assert_eq!(nearest(unknown).as_deref(), Some(meant), "{unknown}");
         }
         assert_eq!(nearest("zzz.qqq"), None);
+    }
+
+    #[test]
+    fn one_underscore_where_two_belong_is_understood_and_foreign_names_are_not() {
+        assert_eq!(variable_like("WEFT_HTTP_LISTEN").as_deref(), Some("WEFT_HTTP__LISTEN"));
+        for foreign in [
+            "WEFT_TORTURE_KILLS",
+            "WEFT_REGENERATE",
+            "WEFT_SERVICE_HOST",
+            "WEFT_PORT_8000_TCP",
+        ] {
+            assert_eq!(variable_like(foreign), None, "{foreign}");
+        }
     }
 
     #[test]

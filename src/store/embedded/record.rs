@@ -31,7 +31,7 @@ const CURSOR_BYTES: usize = 10;
 /// Bytes of a whole receipt record: what each settled receipt costs once its message is gone.
 pub(super) const RECEIPT_RECORD_BYTES: usize = RECORD_HEAD_BYTES + RECEIPT_BYTES;
 
-const _: () = assert!(Receipt::ENCODED_BYTES == 66);
+const _: () = assert!(Receipt::ENCODED_BYTES == 74);
 
 const KIND_MESSAGE: u8 = 1;
 const KIND_ATTEMPT: u8 = 2;
