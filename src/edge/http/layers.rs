@@ -62,7 +62,7 @@ async fn no_such_path() -> Problem {
     EdgeError::NoSuchPath.into()
 }
 
-/// The router adds `Allow` to the answer.
+/// The router adds `Allow`; [`name_allowed`] then puts it into the text.
 async fn method_not_allowed(method: Method) -> Problem {
     EdgeError::MethodNotAllowed {
         method: method.to_string(),
@@ -100,10 +100,7 @@ async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
 /// Requests whose answer waits for somebody else.
 fn is_waiting(request: &Request) -> bool {
     let path = request.uri().path();
-    (path.starts_with("/agents/") && path.ends_with("/messages"))
-        || path.ends_with("/stream")
-        || path.ends_with("/watch")
-        || path == "/messages/request"
+    path.ends_with("/messages") || path.ends_with("/stream") || path.ends_with("/watch") || path == "/messages/request"
 }
 
 /// Refuses requests that a foreign page makes its visitor's browser send: development mode asks for no credentials, and a poll
