@@ -26,6 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Bodies and correlations as slices of the decoded buffer.
         .bytes(".")
+        // Encoded straight from a frame; see src/rpc/delivery.rs.
+        .extern_path(".weft.v1.Delivery", "crate::rpc::Delivery")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -238,6 +238,161 @@ fn protocols_that_are_not_in_this_build_must_stay_off() {
     }
 }
 
+/// The section as this stack's users have it, from its README.
+const PROTOCOLS: &str = "
+protocols:
+  websocket:
+    enabled: true
+    max_connections: 1000
+    heartbeat_interval: 15
+    compression: true
+    security:
+      ssl_enabled: SSL
+      certificate_path: /path/to/cert.pem
+      key_path: /path/to/key.pem
+  http:
+    enabled: true
+    timeout: 20
+    retry_attempts: 3
+  mqtt:
+    enabled: MQTT
+    broker_url: mqtt://localhost:1883
+    client_id: agent_communication_system
+    keepalive: 60
+    qos_levels:
+      default: 1
+      high_priority: 2
+  custom_protocol:
+    enabled: CUSTOM
+    implementation: my_custom_protocol.Protocol
+    config:
+      custom_param: value
+";
+
+#[test]
+fn the_section_protocols_is_read_as_its_users_wrote_it() {
+    let yaml = PROTOCOLS
+        .replace("SSL", "false")
+        .replace("MQTT", "false")
+        .replace("CUSTOM", "false");
+    let gathered = accepted(&yaml, &[]);
+    let config = &gathered.config;
+    assert_eq!(config.websocket.settings.max_connections, 1000);
+    assert_eq!(config.websocket.settings.heartbeat_interval_ms, 15_000);
+    assert_eq!(config.http.settings.request_timeout_ms, 20_000);
+    assert_eq!(config.webhook.failures_max, 3);
+    let source = gathered.source("websocket.max_connections").to_string();
+    assert_eq!(source, "file weft.yaml (protocols.websocket.max_connections)");
+    let own = accepted(&format!("{yaml}websocket: {{max_connections: 7}}\n"), &[]);
+    assert_eq!(own.config.websocket.settings.max_connections, 7);
+}
+
+#[test]
+fn what_protocols_switches_on_and_does_not_exist_is_refused() {
+    let yaml = PROTOCOLS
+        .replace("SSL", "true")
+        .replace("MQTT", "true")
+        .replace("CUSTOM", "true");
+    let problems = refused(&yaml, &[]);
+    let places: Vec<_> = problems.iter().map(|problem| problem.place.as_str()).collect();
+    assert_eq!(
+        places,
+        [
+            "file weft.yaml: protocols.custom_protocol.enabled",
+            "file weft.yaml: protocols.mqtt.enabled",
+            "file weft.yaml: protocols.websocket.security.ssl_enabled",
+        ]
+    );
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.message.contains("does not have yet"))
+    );
+    let line = complaint("protocols: {http: {rate_limiting: {burst_limit: 20}}}\n", &[]);
+    assert!(line.contains("rate limits"), "{line}");
+    let line = complaint("protocols: {websocket: {max_connection: 5}}\n", &[]);
+    assert!(
+        line.contains("did you mean `protocols.websocket.max_connections`?"),
+        "{line}"
+    );
+    let line = complaint("protocols: {websockets: {max_connections: 5}}\n", &[]);
+    assert!(
+        line.contains("protocols.websockets") && line.contains("enabled: false"),
+        "{line}"
+    );
+    let off = accepted(
+        "protocols: {http: {enabled: false}, websocket: {enabled: false}}\n",
+        &[],
+    );
+    assert_eq!(
+        (&off.config.http.listen, off.config.websocket.enabled),
+        (&Listen::Off, false)
+    );
+}
+
+#[test]
+fn a_secret_may_come_from_a_file() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
+    let path = file.to_str().unwrap();
+    let gathered = accepted("", &[("WEFT_WEBHOOK__SECRET_FILE", path)]);
+    assert!(gathered.config.webhook.secret.is_some());
+    assert_eq!(
+        gathered.source("webhook.secret").to_string(),
+        "env WEFT_WEBHOOK__SECRET_FILE"
+    );
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let line = complaint(
+        "",
+        &[("WEFT_WEBHOOK__SECRET_FILE", path), ("WEFT_WEBHOOK__SECRET", secret)],
+    );
+    assert!(line.contains("keep one of") && !line.contains(secret), "{line}");
+    let line = complaint("", &[("WEFT_WEBHOOK__SECRET_FILE", "/nowhere/secret")]);
+    assert!(line.contains("/nowhere/secret"), "{line}");
+    let line = complaint("", &[("WEFT_WEBHOOK__SECRET", "hunter2")]);
+    assert!(
+        line.contains("WEFT_WEBHOOK__SECRET") && !line.contains("hunter2"),
+        "{line}"
+    );
+    let line = complaint("", &[("WEFT_NODE__ID_FILE", path)]);
+    assert!(line.contains("no secret"), "{line}");
+}
+
+#[test]
+fn pushes_to_this_machine_are_a_default_of_development_only() {
+    assert!(accepted("", &[]).config.webhook.allow_loopback);
+    assert!(!accepted("node: {insecure: true}\n", &[]).config.webhook.allow_loopback);
+    assert!(
+        !accepted("webhook: {allow_loopback: false}\n", &[])
+            .config
+            .webhook
+            .allow_loopback
+    );
+}
+
+#[test]
+fn the_page_of_settings_lists_each_with_its_default() {
+    let page = include_str!("../docs/configuration.md");
+    let (_, page) = page.split_once("## All settings").unwrap();
+    let documented: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    let gathered = gather(&Inputs::default()).unwrap();
+    let mut listed = 0;
+    for (key, value, _) in gathered.settings() {
+        let row = format!("| `{key}` | `{}` | ", weft::node::config::setting::shown(key, value));
+        assert!(
+            documented.iter().any(|line| line.starts_with(&row)),
+            "docs/configuration.md has no row {row}"
+        );
+        listed += 1;
+    }
+    assert_eq!(
+        documented.len(),
+        listed,
+        "docs/configuration.md lists settings that do not exist"
+    );
+}
+
 #[test]
 fn the_example_environment_file_lists_every_name_and_changes_nothing() {
     let text = include_str!("../.env.example");

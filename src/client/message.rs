@@ -11,6 +11,7 @@ use super::{Error, settle::Settler};
 use crate::{
     frame::{Address, AgentId, Capability, GroupId, MessageId, Priority, Qos, Seq, ShardId, TopicName, TrackingId},
     rpc::{
+        self,
         convert::{self, FieldError},
         v1,
     },
@@ -351,22 +352,23 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(delivery: v1::Delivery, settler: Settler) -> Result<Self, Error> {
+    pub(super) fn new(mut delivery: rpc::Delivery, settler: Settler) -> Result<Self, Error> {
         let id = match delivery.id {
             Some(id) => Some(DeliveryId::from_proto(id).ok_or_else(|| Error::protocol("a delivery id has no shard"))?),
             None => None,
         };
-        let message = delivery
-            .message
-            .ok_or_else(|| Error::protocol("a delivery has no message"))?;
         Ok(Self {
             id,
             attempt: delivery.attempt,
             redelivered: delivery.redelivered,
             accepted_at: Timestamp::from_millis(delivery.accepted_at_ms),
             expires_at: Timestamp::from_millis(delivery.expires_at_ms),
-            queue: delivery.queue,
-            message: Received(message),
+            queue: std::mem::take(&mut delivery.queue),
+            message: Received(
+                delivery
+                    .into_message()
+                    .ok_or_else(|| Error::protocol("a delivery has no message"))?,
+            ),
             settler,
         })
     }

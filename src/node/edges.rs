@@ -18,9 +18,6 @@ use crate::{
     router::{Fabric, surface::Protocol},
 };
 
-/// Where the webhook secret is kept in the data directory, unless the settings say otherwise.
-const WEBHOOK_SECRET_FILE: &str = "webhook.secret";
-
 /// The running edges.
 #[derive(Debug)]
 pub(super) struct Edges {
@@ -181,12 +178,7 @@ impl Starter<'_> {
 
     /// Pushes to agents that have an endpoint and no session.
     fn webhook(&mut self) {
-        let mut settings = self.config.webhook.clone();
-        // Development mode: an endpoint on this machine is what a first try has.
-        settings.allow_loopback |= !self.config.node.insecure;
-        if settings.secret.is_none() && settings.secret_file.is_none() && !self.config.node.memory {
-            settings.secret_file = Some(self.config.node.data_dir.join(WEBHOOK_SECRET_FILE));
-        }
+        let settings = self.config.webhook.clone();
         let (fabric, stop) = (self.fabric.clone(), self.stop.clone());
         let (counters, failed) = (Arc::clone(&self.counters.webhook), self.failed.clone());
         self.tasks.spawn(async move {

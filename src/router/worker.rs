@@ -31,6 +31,7 @@ use crate::{
     },
     frame::{
         Address, AgentId, Frame, Seq, ShardId, TrackingId,
+        limits::SHARDS,
         record::{Fence, IdHash, MessageKey, ShardImage},
     },
     queue,
@@ -110,15 +111,19 @@ impl Shards {
     /// The worker's shards from what the store holds of them.
     pub fn new(context: WorkerContext, limits: &Arc<Limits>, images: Vec<(ShardId, Fence, ShardImage)>) -> Self {
         let (now, mark) = (time::now(), WorkerMark::of(context.index));
-        let shards = images
-            .into_iter()
-            .map(|(id, fence, image)| Owned {
+        // A fair share to begin with; each tick gives what is free to whoever needs it.
+        let body_budget = context.config.body_cache_bytes_max / u64::from(SHARDS);
+        let recover = |(id, fence, image): (ShardId, Fence, ShardImage)| {
+            let mut state = ShardState::recover(fence.epoch, image, limits.clone(), mark, now);
+            state.set_body_budget(body_budget);
+            Owned {
                 id,
                 fence,
-                state: ShardState::recover(fence.epoch, image, limits.clone(), mark, now),
+                state,
                 is_active: false,
-            })
-            .collect();
+            }
+        };
+        let shards: Vec<Owned> = images.into_iter().map(recover).collect();
         let handle = context.workers.handles[context.index].clone();
         let receipts_max = (context.config.receipts_max / context.workers.handles.len()).max(1);
         let mut this = Self {
@@ -371,6 +376,7 @@ impl Shards {
             held.messages += shard.messages;
             held.receipts += shard.receipts;
             held.queues += shard.queues;
+            held.cached_bytes += shard.cached_bytes;
             oldest = oldest.min(state.oldest_receipt().unwrap_or(now));
             let deadline = state.next_deadline().unwrap_or(next);
             if deadline <= now {
@@ -378,11 +384,14 @@ impl Shards {
             }
             next = next.min(deadline);
         }
-        let index_bytes = held.messages as u64 * INDEX_ENTRY_BYTES * self.context.workers.handles.len() as u64;
+        let workers = self.context.workers.handles.len() as u64;
+        let index_bytes = held.messages as u64 * INDEX_ENTRY_BYTES * workers;
         self.index_is_full = index_bytes >= self.context.config.index_bytes_max;
         self.next_tick = next.max(now + Duration::from_millis(TICK_MS));
+        let free_bytes = (self.context.config.body_cache_bytes_max / workers).saturating_sub(held.cached_bytes);
         for local in 0..self.shards.len() {
             let state = &mut self.shards[local].state;
+            state.set_body_budget(state.cached_bytes() + free_bytes);
             // A worker over its bound cuts every shard by the same fraction; one below it cuts by age alone.
             let keep = match held.receipts {
                 receipts if receipts > self.receipts_max => state.receipts_held() * self.receipts_max / receipts,

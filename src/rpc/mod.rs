@@ -4,7 +4,10 @@
 //! values and gives values. Start at [`v1`]; [`convert`] checks what comes from outside.
 
 pub mod convert;
+mod delivery;
 pub mod health;
+
+pub use delivery::{Content, Delivery};
 
 /// The generated code of `proto/weft/v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::nursery)]

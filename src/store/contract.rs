@@ -86,6 +86,7 @@ pub(super) fn enqueue(number: u64, body_bytes: usize) -> Op {
 pub(super) fn receipt(number: u64) -> Receipt {
     Receipt {
         key: MessageKey::new(1, "alice", &format!("m{number}")),
+        address: number,
         id_hash: IdHash::new(&format!("m{number}")),
         seq: seq(number),
         status: Status::Delivered,

@@ -17,7 +17,10 @@ use super::{
 use crate::{
     client::{Client, Delivery, Error, settle::Settler},
     frame::AgentId,
-    rpc::v1::{self, ServerFrame, server_frame::Frame},
+    rpc::{
+        self,
+        v1::{self, ServerFrame, server_frame::Frame},
+    },
     time::monotonic,
 };
 
@@ -219,7 +222,7 @@ impl Driver {
         }
     }
 
-    async fn deliver(&self, deliveries: Vec<v1::Delivery>, settler: &Settler, epoch: u64) -> Result<(), End> {
+    async fn deliver(&self, deliveries: Vec<rpc::Delivery>, settler: &Settler, epoch: u64) -> Result<(), End> {
         self.shared.counters.received(deliveries.len());
         for delivery in deliveries {
             let delivery = Delivery::new(delivery, settler.clone()).map_err(|error| End::Closed {

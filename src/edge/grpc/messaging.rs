@@ -96,17 +96,18 @@ impl v1::messaging_server::Messaging for Edge {
         let request = request.into_inner();
         let (agent, acks, ask) = ask(request).map_err(wrong)?;
         let (handle, deliveries) = self.polls.receive(&principal, &agent, ask).await.map_err(status)?;
+        Counters::add(&self.door.counters.messages_out, deliveries.len());
+        let ids = deliveries.iter().filter_map(|one| one.id).collect();
         let inbox = Address::agent(&agent);
         let answer = v1::ReceiveResponse {
             deliveries: deliveries
-                .iter()
+                .into_iter()
                 .map(|one| show::delivery(one, inbox.as_str()))
                 .collect(),
         };
-        Counters::add(&self.door.counters.messages_out, deliveries.len());
         match acks {
             v1::AckMode::Unspecified | v1::AckMode::Manual => {}
-            v1::AckMode::Auto => handle.ack_unanswered(deliveries.iter().filter_map(|one| one.id).collect()),
+            v1::AckMode::Auto => handle.ack_unanswered(ids),
         }
         Ok(self.answer(answer))
     }

@@ -12,7 +12,7 @@ use crate::{
         },
     },
     rpc::{
-        ITEM_MESSAGES_MAX,
+        self, ITEM_MESSAGES_MAX,
         convert::{FieldError, known, outgoing},
         v1,
     },
@@ -56,10 +56,10 @@ pub fn receipt((tag, outcome): Answer) -> v1::Receipt {
     }
 }
 
-/// A delivery to `agent`. The body is a reference count.
-pub fn delivery(delivery: &Delivery, inbox: &str) -> v1::Delivery {
+/// A delivery from a queue; `inbox` is the receiving agent's own. Nothing of the message is copied here.
+pub fn delivery(delivery: Delivery, inbox: &str) -> rpc::Delivery {
     let stamp = &delivery.frame.stamp;
-    v1::Delivery {
+    let shown = rpc::Delivery {
         id: delivery.id.map(delivery_id),
         attempt: stamp.attempt.saturating_add(1),
         redelivered: stamp.flags.is_redelivered(),
@@ -69,8 +69,9 @@ pub fn delivery(delivery: &Delivery, inbox: &str) -> v1::Delivery {
             own if own == inbox => String::new(),
             other => other.into(),
         },
-        message: Some(outgoing(&delivery.frame)),
-    }
+        ..Default::default()
+    };
+    shown.with_frame(delivery.frame)
 }
 
 fn delivery_id(id: DeliveryId) -> v1::DeliveryId {

@@ -18,7 +18,7 @@ use crate::{
         counters::Counters,
         json::{self, Errors, Problem, SendDefaults, SendRequest},
     },
-    frame::{AgentId, Frame, MessageId, TrackingId, record::Status},
+    frame::{AgentId, Frame, MessageId, TrackingId, limits::BODY_BYTES_MAX, record::Status},
     router::{
         error::FabricError,
         surface::{Accepted, MessageStatus, Protocol, StatusQuery},
@@ -134,27 +134,46 @@ fn read_batch(app: &App, caller: &Caller, text: &Bytes) -> Result<Vec<BatchItem>
     let items = messages.map(|messages| {
         let new_message_id = || app.fabric.new_message_id();
         let defaults = defaults(caller, None, &new_message_id);
-        messages
-            .into_items()
-            .filter_map(|item| {
-                let object = item.object(&mut errors)?;
-                let request = SendRequest::read(object, text, defaults, &mut errors)?;
-                match batch_item(request) {
-                    Ok(item) => Some(item),
-                    Err(error) => {
-                        errors.at(item.pointer(), error.to_string());
-                        None
-                    }
-                }
-            })
-            .collect()
+        let mut read = |item: json::Field<'_>| {
+            let object = item.object(&mut errors)?;
+            let request = SendRequest::read(object, text, defaults, &mut errors)?;
+            let checked = check_ttl(app, &request).and_then(|()| batch_item(request));
+            checked
+                .map_err(|error| note_batch_error(&item, &error, &mut errors))
+                .ok()
+        };
+        messages.into_items().filter_map(&mut read).collect()
     });
     errors.finish(items)
 }
 
-fn batch_item(request: SendRequest) -> Result<BatchItem, crate::frame::WireError> {
+/// The door would refuse this message alone; a batch with a field out of its bounds is refused whole.
+fn check_ttl(app: &App, request: &SendRequest) -> Result<(), FabricError> {
+    let max = app.fabric.config().ttl_max_ms;
+    if request.draft.ttl_ms > max {
+        return Err(FabricError::invalid(
+            "ttl",
+            format!("is more than {} seconds", max / 1000),
+        ));
+    }
+    Ok(())
+}
+
+fn note_batch_error(item: &json::Field<'_>, error: &FabricError, errors: &mut Errors) {
+    match error {
+        FabricError::Invalid { field, detail } => errors.at(format!("{}/{field}", item.pointer()), detail.clone()),
+        other => errors.at(item.pointer(), other.to_string()),
+    }
+}
+
+fn batch_item(request: SendRequest) -> Result<BatchItem, FabricError> {
     let id = request.draft.id.clone();
-    let mut frame = Frame::new(request.draft.archive()?, request.body)?;
+    let bytes = request.body.len();
+    let too_large = |_| FabricError::BodyTooLarge {
+        bytes,
+        max: BODY_BYTES_MAX,
+    };
+    let mut frame = Frame::new(request.draft.archive()?, request.body).map_err(too_large)?;
     frame.stamp.trace = request.trace;
     Ok(BatchItem { id, frame })
 }

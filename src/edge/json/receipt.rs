@@ -2,7 +2,13 @@
 
 use serde::Serialize;
 
-use crate::router::surface::{Accepted, Protocol};
+use crate::{
+    router::surface::{Accepted, Protocol},
+    time::Timestamp,
+};
+
+/// The last instant that RFC 3339 can write; an estimate beyond it is none.
+const RFC3339_LAST: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
 /// What the sender of a message reads at once.
 #[derive(Clone, Debug, Serialize)]
@@ -38,7 +44,10 @@ pub fn receipt(accepted: &Accepted, message_id: &str, node: &str) -> Receipt {
         routing_info: RoutingInfo {
             protocol_used: accepted.protocol,
             route_taken: [node.into(), format!("shard_{}", accepted.shard.get())],
-            estimated_delivery: accepted.estimated_delivery.map(|time| time.to_rfc3339()),
+            estimated_delivery: accepted
+                .estimated_delivery
+                .filter(|time| *time <= RFC3339_LAST)
+                .map(|time| time.to_rfc3339()),
         },
     }
 }
@@ -49,7 +58,6 @@ mod tests {
     use crate::{
         frame::{Seq, ShardId, TrackingId, record::Status},
         router::surface::AcceptedStatus,
-        time::Timestamp,
     };
 
     #[test]
@@ -67,6 +75,11 @@ mod tests {
             protocol: Some(Protocol::WebSocket),
             estimated_delivery: Some(Timestamp::from_millis(0)),
         };
+        let beyond = Accepted {
+            estimated_delivery: Some(Timestamp::MAX),
+            ..accepted.clone()
+        };
+        assert_eq!(receipt(&beyond, "m", "n").routing_info.estimated_delivery, None);
         assert_eq!(
             serde_json::to_value(receipt(&accepted, "msg_789", "node_1")).unwrap(),
             serde_json::json!({

@@ -115,9 +115,6 @@ impl<'a> Reader<'a> {
             change: Change::Text(text),
             source: self.source(name),
         };
-        if known_keys().contains(&key) {
-            return Ok(Some(text(key, value.into())));
-        }
         let secret = name
             .strip_suffix(FILE_SUFFIX)
             .map(|name| (name, key[..key.len() - FILE_SUFFIX.len()].to_string()));
@@ -131,6 +128,7 @@ impl<'a> Reader<'a> {
                 let read = read.map_err(|failure| Problem::new(place, failure.what, failure.cause))?;
                 Ok(Some(text(key, read.trim_end_matches(['\r', '\n']).into())))
             }
+            _ if known_keys().contains(&key) => Ok(Some(text(key, value.into()))),
             Some((_, key)) if known_keys().contains(&key) => Err(Problem::new(
                 place,
                 "names a file, but this setting is no secret",
@@ -178,8 +176,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Reads the value of one name.
+type Reading = fn(&str) -> Meaning;
+
 /// Names that users of this stack already have, with what each does.
-const USER_NAMES: [(&str, fn(&str) -> Meaning); 19] = [
+const USER_NAMES: [(&str, Reading); 19] = [
     ("APP_HOST", |value| {
         Meaning::Changes("http.listen", Change::Host(value.into()))
     }),

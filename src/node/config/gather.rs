@@ -2,7 +2,7 @@
 //!
 //! Every value is tried on the defaults alone before it counts, so a wrong one is reported under its own key and source.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Number, Value};
 
@@ -12,6 +12,9 @@ use super::{
     rules,
     setting::{Change, DEFAULT, Problem, Setting, Source, shown},
 };
+
+/// Where the webhook secret is kept in the data directory, unless the settings say otherwise.
+const WEBHOOK_SECRET_FILE: &str = "webhook.secret";
 
 /// Everything that configuration is read from; no I/O happens after this was filled in, but for secrets in files.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +77,7 @@ pub fn gather(inputs: &Inputs) -> Result<Gathered, Vec<Problem>> {
             Err(problem) => problems.push(problem),
         }
     }
+    derive(&mut tree, &sources);
     let config = Config::from_tree(&tree).map_err(|message| {
         // Each value was accepted alone, so only a rule inside a module's own reader can get here.
         vec![Problem::new("configuration", message, "")]
@@ -95,6 +99,27 @@ pub fn gather(inputs: &Inputs) -> Result<Gathered, Vec<Problem>> {
         values,
         sources,
     })
+}
+
+/// Defaults that follow from other settings.
+fn derive(tree: &mut Value, sources: &BTreeMap<String, Source>) {
+    let unset = |key: &str| !sources.contains_key(key);
+    // An endpoint on this machine is what a first try has; on a node that others reach it would let them reach this machine.
+    if unset("webhook.allow_loopback") {
+        let insecure = tree["node"]["insecure"] == Value::Bool(true);
+        put(tree, "webhook.allow_loopback", Value::Bool(!insecure));
+    }
+    // Receivers verify pushes by the secret, so it must outlive a restart.
+    if unset("webhook.secret_file") && unset("webhook.secret") && tree["node"]["memory"] == Value::Bool(false) {
+        let file = tree["node"]["data_dir"]
+            .as_str()
+            .map(|folder| Path::new(folder).join(WEBHOOK_SECRET_FILE));
+        put(
+            tree,
+            "webhook.secret_file",
+            file.and_then(|path| path.to_str().map(Value::from)).unwrap_or_default(),
+        );
+    }
 }
 
 /// Half a listener keeps the other half's source.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// False: `GET /metrics` answers 404.
+    /// False: `GET /metrics` answers with an empty page.
     pub enabled: bool,
 }
 

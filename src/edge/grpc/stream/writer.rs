@@ -221,10 +221,10 @@ impl Session {
             && let Some(delivery) = self.waiting.pop_front()
         {
             bytes += delivery.frame.body.len();
-            deliveries.push(show::delivery(&delivery, self.inbox.as_str()));
             if self.acks == Acks::Writer {
                 self.written.extend(delivery.id);
             }
+            deliveries.push(show::delivery(delivery, self.inbox.as_str()));
         }
         (!deliveries.is_empty()).then_some(v1::Deliveries { deliveries })
     }

@@ -221,7 +221,7 @@ fn agents() -> Listed {
             "/agents/{agent_id}",
             "get",
             of("getAgent", "Show an agent")
-                .path("agent_id", "AgentId")
+                .path("agent_id", "AgentIdInPath")
                 .gives(200, "Agent")
                 .fails(&[404]),
         ),
@@ -229,7 +229,7 @@ fn agents() -> Listed {
             "/agents/{agent_id}",
             "delete",
             of("removeAgent", "Remove an agent with its mailbox")
-                .path("agent_id", "AgentId")
+                .path("agent_id", "AgentIdInPath")
                 .gives_nothing(204)
                 .fails(&[404, 409]),
         ),
@@ -237,7 +237,7 @@ fn agents() -> Listed {
             "/agents/{agent_id}/heartbeat",
             "post",
             of("heartbeat", "Say that an agent is alive")
-                .path("agent_id", "AgentId")
+                .path("agent_id", "AgentIdInPath")
                 .gives(200, "Agent")
                 .fails(&[404]),
         ),
@@ -261,7 +261,7 @@ fn with_terms(operation: Operation) -> Operation {
 }
 
 fn receiving() -> Listed {
-    let of = |id, summary| operation("receiving", id, summary).path("agent_id", "AgentId");
+    let of = |id, summary| operation("receiving", id, summary).path("agent_id", "AgentIdInPath");
     let duration = json!({"type": "string", "pattern": DURATION, "default": "0s"});
     let max = json!({"type": "integer", "minimum": 1, "maximum": POLL_MESSAGES_MAX, "default": 10});
     vec![
@@ -400,7 +400,7 @@ fn groups() -> Listed {
             "/groups/{group_id}",
             "get",
             of("getGroup", "Show a group")
-                .path("group_id", "GroupId")
+                .path("group_id", "GroupIdInPath")
                 .gives(200, "Group")
                 .fails(&[404]),
         ),
@@ -408,7 +408,7 @@ fn groups() -> Listed {
             "/groups/{group_id}",
             "delete",
             of("removeGroup", "Remove a group")
-                .path("group_id", "GroupId")
+                .path("group_id", "GroupIdInPath")
                 .query("acting_agent", acting, named("AgentId"))
                 .gives_nothing(204)
                 .fails(&[404, 409]),
@@ -417,7 +417,7 @@ fn groups() -> Listed {
             "/groups/{group_id}/members",
             "post",
             of("addMembers", "Add members")
-                .path("group_id", "GroupId")
+                .path("group_id", "GroupIdInPath")
                 .body("MembersRequest")
                 .gives(200, "Group")
                 .fails(&[404, 409]),
@@ -426,8 +426,8 @@ fn groups() -> Listed {
             "/groups/{group_id}/members/{agent_id}",
             "delete",
             of("removeMember", "Remove a member")
-                .path("group_id", "GroupId")
-                .path("agent_id", "AgentId")
+                .path("group_id", "GroupIdInPath")
+                .path("agent_id", "AgentIdInPath")
                 .query("acting_agent", acting, named("AgentId"))
                 .gives(200, "Group")
                 .fails(&[404, 409]),
@@ -439,7 +439,7 @@ fn groups() -> Listed {
                 "listGroupMessages",
                 "A group's messages within its retention, oldest first",
             )
-            .path("group_id", "GroupId")
+            .path("group_id", "GroupIdInPath")
             .page(named("TrackingId"))
             .gives(200, "KeptPage")
             .fails(&[404]),

@@ -1,4 +1,6 @@
 //! The schemas: grammars of ids, requests and answers.
+//!
+//! Bounds of long lists stand in descriptions, not in `maxItems`: test generators would build lists of that length.
 
 use serde_json::{Map, Value, json};
 
@@ -29,15 +31,21 @@ fn id_pattern() -> String {
     format!("{SEGMENT}(?:/{SEGMENT})*")
 }
 
-fn id(description: &str) -> Value {
+fn id_in_path(description: &str) -> Value {
     json!({
         "type": "string",
         "description": description,
         "pattern": format!("^{}$", id_pattern()),
         "minLength": 1,
-        "maxLength": ID_BYTES_MAX,
-        "not": {"enum": ["register", "connections", "create", "send", "batch"]}
+        "maxLength": ID_BYTES_MAX
     })
+}
+
+/// In a path a reserved id is another route; elsewhere it is refused.
+fn id(description: &str) -> Value {
+    let mut schema = id_in_path(description);
+    schema["not"] = json!({"enum": ["register", "connections", "create", "send", "batch"]});
+    schema
 }
 
 /// All schemas by name.
@@ -57,9 +65,12 @@ fn grammars() -> Value {
     let id_text = id_pattern();
     let topic = format!("(?:{LEVEL_CHARACTER}*/){{0,31}}{LEVEL_CHARACTER}*");
     let filter_level = format!(r"(?:{LEVEL_CHARACTER}*|\+)");
-    let share = format!(r"(?:\$share/{LEVEL_CHARACTER}+/)?");
+    let share = format!(r"\$share/{LEVEL_CHARACTER}+/(?=.)(?:{filter_level}/){{0,29}}(?:{filter_level}|#)");
+    let plain = format!(r"(?!\$share/)(?:{filter_level}/){{0,31}}(?:{filter_level}|#)");
     json!({
-        "AgentId": id("Segments `[A-Za-z0-9._~-]{1,64}` joined by `/`; in a path a `/` is written `%2F`."),
+        "AgentIdInPath": id_in_path("An agent's id, with `/` written `%2F`."),
+        "GroupIdInPath": id_in_path("A group's id, with `/` written `%2F`."),
+        "AgentId": id("Segments `[A-Za-z0-9._~-]{1,64}` joined by `/`, neither `.` nor `..`."),
         "GroupId": id("The grammar of an agent's id."),
         "Capability": id("The grammar of an agent's id."),
         "AgentAddress": {
@@ -79,7 +90,7 @@ fn grammars() -> Value {
         "TopicFilter": {
             "type": "string",
             "description": "MQTT-style: `+` for one level, `#` for the rest, `$share/<name>/<filter>` for a shared one.",
-            "pattern": format!(r"^{share}(?:{filter_level}/){{0,29}}(?:{filter_level}|#)$"),
+            "pattern": format!("^(?:{plain}|{share})$"),
             "minLength": 1, "maxLength": TOPIC_BYTES_MAX
         },
         "MessageId": {"type": "string", "pattern": "^[A-Za-z0-9._~:-]{1,128}$", "minLength": 1, "maxLength": 128},
@@ -230,7 +241,7 @@ fn sending(bounds: Bounds) -> Value {
         },
         "BatchRequest": {
             "type": "object", "additionalProperties": false, "required": ["messages"],
-            "properties": {"messages": {"type": "array", "maxItems": bounds.batch_messages_max, "items": named("SendRequest")}}
+            "properties": {"messages": {"type": "array", "description": format!("At most {}.", bounds.batch_messages_max), "items": named("SendRequest")}}
         },
         "BatchAnswer": {
             "type": "object", "required": ["results"],
@@ -324,7 +335,7 @@ fn message(more: Value, required_more: &[&str]) -> Value {
 }
 
 fn receiving() -> Value {
-    let ids = json!({"type": "array", "minItems": 1, "maxItems": 1000, "items": named("DeliveryId")});
+    let ids = json!({"type": "array", "minItems": 1, "description": "At most 1,000.", "items": named("DeliveryId")});
     let kept = json!({
         "tracking_id": named("TrackingId"),
         "delivery_attempts": {"type": "integer", "minimum": 0},
@@ -367,7 +378,7 @@ fn receiving() -> Value {
         },
         "SubscriptionsRequest": {
             "type": "object", "additionalProperties": false, "required": ["topics"],
-            "properties": {"topics": {"type": "array", "uniqueItems": true, "maxItems": receive::TOPICS_MAX, "items": named("TopicFilter")}},
+            "properties": {"topics": {"type": "array", "uniqueItems": true, "description": format!("At most {}.", receive::TOPICS_MAX), "items": named("TopicFilter")}},
             "examples": [{"topics": ["a/+"]}]
         },
         "Subscriptions": {"type": "object", "required": ["agent_id", "topics"],
@@ -462,8 +473,7 @@ fn groups() -> Value {
             }
         }
     });
-    let members =
-        json!({"type": "array", "uniqueItems": true, "maxItems": GROUP_MEMBERS_MAX, "items": named("AgentId")});
+    let members = json!({"type": "array", "uniqueItems": true, "description": format!("At most {GROUP_MEMBERS_MAX}."), "items": named("AgentId")});
     json!({
         "GroupRequest": {
             "type": "object", "additionalProperties": false, "required": ["group_id"],
