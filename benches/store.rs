@@ -113,6 +113,7 @@ fn settle(number: u64) -> Op {
         settle_no: SettleNo::from_raw(number),
         receipt: Receipt {
             key: MessageKey::from_raw(u128::from(number)),
+            address: 1,
             id_hash: IdHash::from_raw(number),
             seq: Seq::from_raw(number),
             status: Status::Delivered,

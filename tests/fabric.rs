@@ -257,7 +257,7 @@ async fn a_shared_subscription_gives_each_message_to_one() {
             .await
             .unwrap();
     }
-    let mut bodies = vec![
+    let mut bodies = [
         next(&mut ones).await,
         next(&mut ones).await,
         next(&mut twos).await,

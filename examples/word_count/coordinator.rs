@@ -82,7 +82,7 @@ async fn send_all(session: Session, run: String, tasks: Vec<String>) -> Result<(
     let mut handles: Vec<SendHandle> = Vec::with_capacity(tasks.len());
     for (number, text) in tasks.iter().enumerate() {
         let task = Message::to_capability(&capability)
-            .id(&MessageId::new(&format!("{run}:{number}"))?)
+            .id(&MessageId::new(format!("{run}:{number}"))?)
             .message_type("count_words")
             .json(&json!({"text": text}))?;
         handles.push(session.send(task).await?);

@@ -42,9 +42,7 @@ pub async fn start(server: &Server) -> Result<JoinSet<()>, Failure> {
             capabilities: vec![CAPABILITY.to_owned()],
             ..Registration::default()
         };
-        client
-            .register_agent(&AgentId::new(&id_of(name))?, registration)
-            .await?;
+        client.register_agent(&AgentId::new(id_of(name))?, registration).await?;
     }
     let mut workers = JoinSet::new();
     let grpc = server.clone();
@@ -64,7 +62,7 @@ fn id_of(name: &str) -> String {
 async fn again<F: Future<Output = Result<(), Failure>>>(work: impl Fn() -> F) {
     loop {
         if let Err(error) = work().await {
-            println!("  a worker starts again: {error}");
+            eprintln!("  a worker starts again: {error}");
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -81,7 +79,7 @@ fn answer_to(task_id: &str, task: &Value) -> (String, Value) {
 async fn over_grpc(server: Server) -> Result<(), Failure> {
     let client = Client::connect(&format!("grpc://{}", server.grpc)).await?;
     let session = client
-        .session(&AgentId::new(&id_of("grpc"))?, SessionOptions::default())
+        .session(&AgentId::new(id_of("grpc"))?, SessionOptions::default())
         .await?;
     loop {
         let task = session.recv().await?;

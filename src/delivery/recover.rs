@@ -58,7 +58,10 @@ impl<A> ShardState<A> {
             reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
             settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
         };
-        self.insert_message(stored.seq, Message::recovered(stored, ix, state));
+        let mut message = Message::recovered(stored, ix, state);
+        // The store counts failed attempts that were followed by another; the receipt counts the last one too.
+        message.attempts = receipt.map_or(message.attempts, |receipt| receipt.attempts);
+        self.insert_message(stored.seq, message);
         self.set_timer(until, Timer::KeptAgesOut(stored.seq));
     }
 

@@ -64,7 +64,8 @@ impl FromStr for Priority {
     }
 }
 
-/// Quality of service, with MQTT's numbers.
+/// Quality of service, with MQTT's numbers and names.
+#[allow(clippy::enum_variant_names, reason = "the specification's own names")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Qos {

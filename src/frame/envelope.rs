@@ -201,6 +201,7 @@ impl Envelope {
         Ok(Self(bytes))
     }
 
+    #[cfg(feature = "server")]
     /// Takes bytes that this process validated before and that a checksum covers since: a store's own records.
     /// The archive's form is still checked (a checksum proves the bytes, not who wrote them); the fields' grammar is not.
     pub(crate) fn from_stored(bytes: Bytes) -> Result<Self, EnvelopeError> {

@@ -102,7 +102,7 @@ impl TraceContext {
     }
 
     /// As a `traceparent` header; `None` where there is no context.
-    pub fn to_traceparent(&self) -> Option<String> {
+    pub fn to_traceparent(self) -> Option<String> {
         if self.trace_id == [0; 16] {
             return None;
         }
@@ -223,6 +223,7 @@ impl Frame {
         Self::decode_with(from, Envelope::validate)
     }
 
+    #[cfg(feature = "server")]
     /// [`Frame::decode`] for bytes that this process wrote itself: the fields' grammar is not checked again.
     pub(crate) fn decode_stored(from: &mut Bytes) -> Result<Self, WireError> {
         Self::decode_with(from, Envelope::from_stored)

@@ -77,7 +77,8 @@ impl HistogramSnapshot {
         self.buckets.iter().sum()
     }
 
-    /// The upper bound of the bucket that the given share of all spans (0 to 1) falls in, in microseconds; `None` while empty.
+    /// The upper bound of the bucket that the given share of all spans (0 to 1) falls in, in microseconds; `None` while empty,
+    /// and where it lies above every bound.
     pub fn quantile_us(&self, share: f64) -> Option<u64> {
         let total = self.count();
         let rank = ((total as f64) * share).ceil() as u64;
@@ -86,7 +87,7 @@ impl HistogramSnapshot {
             seen += count;
             seen >= rank.max(1)
         })?;
-        Some(LATENCY_BOUNDS_US.get(at).copied().unwrap_or(u64::MAX))
+        LATENCY_BOUNDS_US.get(at).copied()
     }
 }
 
@@ -200,5 +201,8 @@ mod tests {
         );
         assert_eq!((snapshot.count(), snapshot.sum_us), (100, 80 * 90 + 30_000));
         assert_eq!(HistogramSnapshot::default().quantile_us(0.5), None);
+        histogram.record(u64::MAX, 1000);
+        histogram.add_to(&mut snapshot);
+        assert_eq!(snapshot.quantile_us(0.9), None, "no bucket bounds it");
     }
 }

@@ -78,6 +78,9 @@ impl Table {
     pub const ALL: [Self; 3] = [Self::Agents, Self::Groups, Self::Subscriptions];
 }
 
+/// Keys and values of a table.
+pub type Records = Vec<(String, Vec<u8>)>;
+
 /// A change of a small record.
 #[derive(Clone, Debug)]
 pub enum RecordOp {
@@ -128,7 +131,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn write_records(&self, ops: Vec<RecordOp>) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// All records of a table, in order of key.
-    fn scan_records(&self, table: Table) -> BoxFuture<'static, Result<Vec<(String, Vec<u8>)>, StoreError>>;
+    fn scan_records(&self, table: Table) -> BoxFuture<'static, Result<Records, StoreError>>;
 
     /// Sizes and counts now.
     fn stats(&self) -> StoreStats;

@@ -557,7 +557,11 @@ impl Shards {
             (Verdict::Stale, ask) => ask.answer_settle(Settled::Stale),
             (Verdict::Replayed { seq }, Ask::Replay(caller)) => drop(caller.send(Ok(seq))),
             (Verdict::Replayed { .. }, _) => unreachable!("only a replay is answered so"),
-            (Verdict::Unknown | Verdict::QueueFull { .. }, ask) => {
+            (Verdict::QueueFull { bound }, ask) => {
+                let (what, retry_after) = (bound, FULL_RETRY_AFTER);
+                ask.fail(FabricError::Overloaded { what, retry_after });
+            }
+            (Verdict::Unknown, ask) => {
                 ask.fail(FabricError::UnknownMessage("of that id among the dead letters".into()));
             }
             (Verdict::Failed, ask) => {

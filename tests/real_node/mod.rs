@@ -51,9 +51,9 @@ impl RealNode {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
         // Settings of the tests, or of whoever runs them, are none of the node's.
         let settings = std::env::vars_os().map(|(name, _)| name);
-        settings
-            .filter(|name| name.to_string_lossy().starts_with("WEFT_"))
-            .for_each(|name| drop(command.env_remove(name)));
+        for name in settings.filter(|name| name.to_string_lossy().starts_with("WEFT_")) {
+            command.env_remove(name);
+        }
         let mut child = command
             .arg("serve")
             .arg("--data-dir")
