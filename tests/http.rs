@@ -552,7 +552,7 @@ async fn a_resumed_stream_settles_what_was_seen_and_repeats_what_was_not() {
     events.next().await;
     drop(events);
     let mut events = Events::open(&node, "b", "ack=auto", Some(&first)).await;
-    let mut again = vec![events.next().await.1, events.next().await.1];
+    let mut again = [events.next().await.1, events.next().await.1];
     again.sort_by_key(|message| message["body"].as_u64());
     assert_eq!((&again[0]["body"], &again[1]["body"]), (&json!(1), &json!(2)));
     let acked = node
