@@ -20,6 +20,9 @@ mod settle;
 mod state;
 mod timers;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::Limits;
 pub use credit::{Credit, LaneBounds, WORKERS_MAX, WaitingWorkers, WorkerMark};
 pub use hand_out::Gate;

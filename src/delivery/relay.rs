@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Most fan-outs whose copies one shard has under way at once; the next ones wait in its outbox.
-const RELAYS_MAX: usize = 256;
+pub(super) const RELAYS_MAX: usize = 256;
 
 /// Copies that arrive at a target shard.
 #[derive(Clone, Debug)]

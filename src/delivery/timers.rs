@@ -13,7 +13,7 @@ use crate::time::Timestamp;
 const TIMERS_PER_CALL: usize = 4096;
 
 /// Timers of messages that have moved on, beyond as many as four a message, before they are swept.
-const TIMERS_SLACK: usize = 1024;
+pub(super) const TIMERS_SLACK: usize = 1024;
 
 impl<A> ShardState<A> {
     /// Sets a timer. Most are never needed (a message settles long before it expires), so that memory follows the messages held and not
@@ -39,6 +39,11 @@ impl<A> ShardState<A> {
             Timer::CopiesAgain(source, seq) => self.failed_copies.contains_key(&(source, seq)),
         });
         self.timers.shrink_to(2 * self.timers.len());
+    }
+
+    #[cfg(test)]
+    pub(super) fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
     /// When [`ShardState::handle_timeout`] has something to do next.
