@@ -73,7 +73,7 @@ async fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     let tasks = corpus::tasks(&arguments.corpus, arguments.files);
     println!("{} tasks", tasks.len());
     let say = |progress: Progress| {
-        if progress.counted % 100 == 0 {
+        if progress.counted.is_multiple_of(100) {
             println!("{} of {} counted", progress.counted, progress.tasks);
         }
     };

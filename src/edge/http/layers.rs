@@ -62,7 +62,7 @@ async fn no_such_path() -> Problem {
     EdgeError::NoSuchPath.into()
 }
 
-/// The router adds `Allow`; [`name_allowed`] then puts it into the text.
+/// The router adds `Allow` to the answer.
 async fn method_not_allowed(method: Method) -> Problem {
     EdgeError::MethodNotAllowed {
         method: method.to_string(),

@@ -1,7 +1,7 @@
 //! The HTTP edge: the REST surface, long polls, event streams and their documentation.
 //!
 //! Owns routes, HTTP sessions and connections. Must never know a store or another edge; protocols beside it are only shown, through
-//! [`Protocols`]. Everything it answers, errors included, is in `/openapi.json`. Start at [`router`]; [`serve`] runs it.
+//! [`Protocols`]. Everything it answers, errors included, is in `/openapi.json`. Start at [`router`]; [`serve()`] runs it.
 
 mod agents;
 mod config;

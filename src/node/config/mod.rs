@@ -2,7 +2,7 @@
 //!
 //! Each module owns its settings; this one knows only where they are written, which source wins and how to say what is
 //! wrong. What exists is read off the tree of defaults, so a new field of a module's `Config` is a setting at once.
-//! Start at [`gather`]; the sections are in [`Config`], the rules across them in `rules`.
+//! Start at [`gather()`]; the sections are in [`Config`], the rules across them in `rules`.
 
 pub mod environment;
 pub mod file;
