@@ -97,7 +97,7 @@ fn bench(criterion: &mut Criterion) {
         .build()
         .expect("a runtime");
     let directory = tempfile::tempdir().expect("a directory");
-    let embedded = embedded::EmbeddedStore::open(directory.path(), embedded::Config::default()).expect("opens");
+    let embedded = embedded::EmbeddedStore::open(directory.path(), &embedded::Config::default()).expect("opens");
     let mut group = criterion.benchmark_group("fabric");
     group
         .throughput(Throughput::Elements(MESSAGES))
