@@ -1,8 +1,8 @@
 //! weft: a messaging fabric for AI agents.
 //!
 //! The modules form layers, lowest first; `tests/layers.rs` fails on an import that breaks them:
-//! [`frame`] (the message and everything written of it), `queue` (lock-free lanes), `delivery` and `shard`
-//! (pure state machines), `router` (the door, the directory, the workers and the ports), `store`
+//! [`frame`] (the message and everything written of it), `queue` (lock-free lanes), `delivery`
+//! (a pure state machine), `router` (the door, the directory, the workers and the ports), `store`
 //! (implementations of a port), `edge` (one adapter per protocol), `client` (what users link), `node`, which wires them all,
 //! and `cli`, the command line.
 
