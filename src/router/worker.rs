@@ -34,7 +34,7 @@ use crate::{
         limits::SHARDS,
         record::{Fence, IdHash, MessageKey, ShardImage},
     },
-    queue,
+    queue::{self, Weigh},
     time::{self, Timestamp},
 };
 
@@ -42,6 +42,11 @@ use crate::{
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Commands taken from the inbox in one step: large enough to amortize a commit, small enough to keep a step below a millisecond.
 const STEP_BUDGET: usize = 512;
+/// Bytes of commands taken in one step, after which it takes no more: a step's operations of one shard are one group in the store's
+/// log, which must fit into a segment (32 MiB at least) together with what copies and settles add.
+const STEP_BYTES: usize = 8 * 1024 * 1024;
+/// Commands taken from the inbox at once, between two looks at [`STEP_BYTES`].
+const TAKE: usize = 4;
 /// Control messages taken in one step.
 const CONTROL_BUDGET: usize = 4096;
 /// Commits that one worker has under way: one that syncs, one that is written, and one that is gathered.
@@ -152,7 +157,7 @@ impl Shards {
         let mut commands = Vec::with_capacity(STEP_BUDGET);
         loop {
             if self.has_room() {
-                inbox.drain(STEP_BUDGET, &mut commands);
+                take_in(&mut inbox, &mut commands);
             }
             let now = time::now();
             let worked = self.step(&mut commands, now);
@@ -621,6 +626,18 @@ impl Shards {
                 drop(self.context.unattended.try_send(agent.id.clone()));
             }
         }
+    }
+}
+
+/// Takes commands out of the inbox, up to the bounds of a step.
+fn take_in(inbox: &mut queue::Receiver<Command>, commands: &mut Vec<Command>) {
+    let mut bytes = 0;
+    while commands.len() < STEP_BUDGET && bytes < STEP_BYTES {
+        let before = commands.len();
+        if inbox.drain(TAKE, commands) == 0 {
+            return;
+        }
+        bytes += commands[before..].iter().map(Weigh::weight_bytes).sum::<usize>();
     }
 }
 
