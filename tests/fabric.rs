@@ -12,7 +12,7 @@ use weft::{
         port::{AllowAll, Ports},
         registry::{CommunicationMode, GroupRecord, Registration},
         surface::{
-            Accepted, AcceptedStatus, Attach, Delivery, Inbox, Principal, Protocol, Refusal, SessionEvent,
+            Accepted, AcceptedStatus, Attach, Delivery, Goodbye, Inbox, Principal, Protocol, Refusal, SessionEvent,
             SessionQueue, Settled, StatusQuery, Window,
         },
     },
@@ -466,4 +466,39 @@ async fn a_stream_of_sends_is_answered_under_its_tags_and_keeps_order() {
         got.iter().enumerate().all(|(at, body)| *body == at.to_string()),
         "in order, each once"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_attach_takes_no_durable_queue_over_and_an_admitted_one_does() {
+    let limited = Config {
+        sessions_per_agent_max: 1,
+        ..Config::default()
+    };
+    let fabric = fabric(limited).await;
+    let attach_as = |token: &str| Attach {
+        agent: id("bob"),
+        protocol: Protocol::Http,
+        inbox: Inbox::Open,
+        queue: SessionQueue::Durable(token.into()),
+        window: Window::DEFAULT,
+        visibility_timeout: None,
+    };
+    let (first, mut receiver) = fabric.attach(&ANYONE, attach_as("one")).await.unwrap();
+    let refused = fabric.attach(&ANYONE, attach_as("two")).await;
+    assert!(matches!(refused, Err(FabricError::TooMany { .. })));
+    let filter = || vec![TopicFilter::new("a/+").unwrap()];
+    first.subscribe(filter()).await.unwrap();
+    assert_eq!(fabric.subscriptions(&ANYONE, &id("bob"), "one").unwrap(), filter());
+    send(&fabric, draft(&fabric, "alice", "topic:a/b"), "n").await.unwrap();
+    assert_eq!(&next(&mut receiver).await.frame.body[..], b"n");
+    first.unsubscribe(filter()).await.unwrap();
+    assert_eq!(fabric.subscriptions(&ANYONE, &id("bob"), "one").unwrap(), []);
+    let _second = fabric
+        .attach(&ANYONE, attach_as("one"))
+        .await
+        .expect("it takes the place of the first");
+    let event = tokio::time::timeout(PATIENCE, receiver.next(&mut Vec::new(), 1))
+        .await
+        .unwrap();
+    assert_eq!(event, SessionEvent::Goodbye(Goodbye::TakenOver));
 }

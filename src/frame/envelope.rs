@@ -10,7 +10,7 @@ use rkyv::{Archive, Serialize, rancor, ser::allocator::Arena, util::AlignedVec};
 use thiserror::Error;
 
 use super::{
-    address::{self, Address, AddressError, AddressKind},
+    address::{self, Address, AddressError},
     class::{Priority, Qos},
     id::{AgentId, IdError, MessageId},
     limits::{ENVELOPE_BYTES_MAX, FIELD_BYTES_MAX, HEADERS_BYTES_MAX, HEADERS_MAX},
@@ -301,9 +301,7 @@ fn check_fields(envelope: &ArchivedEnvelopeV1) -> Result<(), EnvelopeError> {
     AgentId::new(envelope.from.as_str()).map_err(EnvelopeError::From)?;
     address::check(&envelope.to).map_err(EnvelopeError::To)?;
     if !envelope.reply_to.is_empty() {
-        match address::check(&envelope.reply_to).map_err(EnvelopeError::ReplyTo)? {
-            AddressKind::Agent | AddressKind::Session | AddressKind::Group | AddressKind::Topic | AddressKind::Any => {}
-        }
+        address::check(&envelope.reply_to).map_err(EnvelopeError::ReplyTo)?;
     }
     Priority::from_u8(envelope.priority).ok_or(EnvelopeError::Priority(envelope.priority))?;
     Qos::from_u8(envelope.qos).ok_or(EnvelopeError::Qos(envelope.qos))?;

@@ -167,17 +167,21 @@ impl Fabric {
     fn list_session(&self, agent: &Agent, core: &Arc<SessionCore>) -> Result<(), FabricError> {
         let max = self.config().sessions_per_agent_max;
         let mut sessions = agent.sessions();
-        if core.own_queue_kind == QueueKind::DurableSession {
-            // A durable queue has one session; a second one takes over.
-            let earlier = sessions.iter().filter(|session| session.own_queue == core.own_queue);
-            earlier.for_each(|session| session.say_goodbye(Goodbye::TakenOver));
-        }
-        if sessions.len() >= max {
+        let is_earlier = |session: &&Arc<SessionCore>| {
+            core.own_queue_kind == QueueKind::DurableSession && session.own_queue == core.own_queue
+        };
+        let earlier: Vec<_> = sessions.iter().filter(is_earlier).cloned().collect();
+        // Refused before anyone is told to go: an attach that fails takes nothing over.
+        if sessions.len() - earlier.len() >= max {
             return Err(FabricError::TooMany {
                 what: "sessions of one agent",
                 max,
             });
         }
+        // A durable queue has one session; a second one takes over.
+        earlier
+            .iter()
+            .for_each(|session| session.say_goodbye(Goodbye::TakenOver));
         sessions.push(core.clone());
         Ok(())
     }
@@ -711,14 +715,13 @@ impl SessionHandle {
             fabric, agent, core, ..
         } = &*self.0;
         if core.own_queue_kind == QueueKind::DurableSession {
-            let mut all = lock(&fabric.0.durable_queues.filters)
-                .get(&core.own_queue)
-                .cloned()
-                .unwrap_or_default();
-            all.extend(filters);
-            all.sort_unstable();
-            all.dedup();
-            return self.replace_durable(all).await;
+            return self
+                .change_durable(|all| {
+                    all.extend(filters);
+                    all.sort_unstable();
+                    all.dedup();
+                })
+                .await;
         }
         fabric.check_subscriptions(agent, &filters)?;
         filters
@@ -732,12 +735,9 @@ impl SessionHandle {
             fabric, agent, core, ..
         } = &*self.0;
         if core.own_queue_kind == QueueKind::DurableSession {
-            let mut all = lock(&fabric.0.durable_queues.filters)
-                .get(&core.own_queue)
-                .cloned()
-                .unwrap_or_default();
-            all.retain(|filter| !filters.contains(filter));
-            return self.replace_durable(all).await;
+            return self
+                .change_durable(|all| all.retain(|filter| !filters.contains(filter)))
+                .await;
         }
         filters
             .iter()
@@ -745,7 +745,13 @@ impl SessionHandle {
         Ok(())
     }
 
-    async fn replace_durable(&self, filters: Vec<TopicFilter>) -> Result<(), FabricError> {
+    async fn change_durable(&self, change: impl FnOnce(&mut Vec<TopicFilter>)) -> Result<(), FabricError> {
+        let queues = &self.0.fabric.0.durable_queues;
+        let mut filters = lock(&queues.filters)
+            .get(self.reply_address())
+            .cloned()
+            .unwrap_or_default();
+        change(&mut filters);
         let token = self.reply_address().token().unwrap_or_default().to_owned();
         let principal = Principal::Agent(self.agent().clone());
         self.0

@@ -47,8 +47,8 @@ impl Fabric {
             registered_at: earlier.as_ref().map_or(now, |earlier| earlier.registered_at),
             updated_at: now,
         });
-        // Two registrations of one agent at once: the later one stands, in the store and here, because each is shown only once
-        // it is durable and the store keeps their order.
+        // Durable before it is shown. Two registrations of one agent at the same instant may be shown in the other order than
+        // they are stored in until the next restart: a lock across the write would cost every registration an fsync of its own.
         self.put_record(Table::Agents, agent.as_str(), &*record).await?;
         let replaced = self.0.directory.put_agent(record.clone(), now);
         self.reopen_shared_queues(&agent);
