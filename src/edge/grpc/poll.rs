@@ -22,6 +22,9 @@ use crate::{
     time::monotonic,
 };
 
+/// What even a poll that does not want to wait gives the shard to hand out what is there: attaching is not synchronous with it.
+const WAIT_MIN: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// How often idle poll sessions are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -72,7 +75,7 @@ impl Polls {
         check_self(principal, agent)?;
         let session = self.session(principal, agent, &ask).await?;
         let mut taken = Vec::new();
-        let ended = match time::timeout(ask.wait, session.take(ask.max, &mut taken)).await {
+        let ended = match time::timeout(ask.wait.max(WAIT_MIN), session.take(ask.max, &mut taken)).await {
             Ok(ended) => ended,
             Err(_elapsed) => session.take_late(ask.max, &mut taken),
         };
