@@ -105,7 +105,9 @@ pub async fn serve(
         shutdown: shutdown.clone(),
     };
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflection = config.reflection.then(reflection).transpose()?;
+    let reflection = config.reflection.then(|| described().build_v1()).transpose()?;
+    // Debian's grpcurl and the Python client still ask in the older version.
+    let reflection_alpha = config.reflection.then(|| described().build_v1alpha()).transpose()?;
     let item_bytes_max = door.fabric.config().message_bytes_max + ITEM_OVERHEAD_BYTES;
     /// Sets what all services have in common.
     macro_rules! service {
@@ -134,6 +136,7 @@ pub async fn serve(
         .add_service(service!(GroupsServer))
         .add_service(health)
         .add_optional_service(reflection)
+        .add_optional_service(reflection_alpha)
         .serve_with_incoming_shutdown(
             accept::incoming(listener, &config, Arc::clone(&door.counters)),
             shutdown.clone().cancelled_owned(),
@@ -173,14 +176,11 @@ fn builder(config: &Config) -> Server {
         .timeout(Duration::from_millis(config.call_timeout_ms))
 }
 
-fn reflection() -> Result<
-    tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>,
-    tonic_reflection::server::Error,
-> {
+/// Everything that reflection tells, in whichever of its versions.
+fn described() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
 }
 
 /// Tells the health of every service as the node sees it; at the end ends the watches, which would outlast every patience.
