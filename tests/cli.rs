@@ -152,6 +152,29 @@ fn sigterm_says_goodbye_to_a_receiver_and_ends_with_0() {
 }
 
 #[test]
+fn a_second_signal_ends_a_drain_at_once() {
+    let folder = TempDir::new().unwrap();
+    let mut command = serve(folder.path());
+    command.env("WEFT_NODE__DRAIN_TIMEOUT_MS", "1h");
+    let (mut node, line) = serving(command);
+    let http = line.split("http=").nth(1).unwrap().split_whitespace().next().unwrap();
+    // A request whose body does not come holds the drain up.
+    let mut stalled = TcpStream::connect(http).unwrap();
+    stalled
+        .write_all(
+            b"POST /messages/send HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+        )
+        .unwrap();
+    let mut log = BufReader::new(node.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    signal(&node, Signal::TERM);
+    assert!(log.any(|line| line.contains("draining")));
+    signal(&node, Signal::TERM);
+    assert_eq!(exit_code(&ended(node)), Some(128 + 15));
+}
+
+#[test]
 fn a_second_node_on_the_same_data_is_told_who_has_it() {
     let bench = Bench::new();
     let data = bench._folder.path().join("data");
@@ -328,6 +351,7 @@ fn bodies_come_from_files_and_standard_input() {
     let mut child = bench
         .command(&["send", "--from", "alice", "bob", "-"])
         .stdin(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(b"from a pipe").unwrap();

@@ -23,7 +23,11 @@ pub(super) enum ConfigCommand {
     Show(ConfigArgs),
     /// Check a configuration file, without the environment
     #[command(after_help = "Example:\n  weft config check weft.yaml   exit code 0: good, 78: not")]
-    Check { file: PathBuf },
+    Check {
+        /// The YAML file
+        #[arg(default_value = "weft.yaml")]
+        file: PathBuf,
+    },
 }
 
 pub(super) fn run(command: &ConfigCommand, printer: &mut Printer) -> Result<(), Stop> {
