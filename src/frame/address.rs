@@ -9,6 +9,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
+    grammar::{check_segmented, is_token},
     id::{AgentId, Capability, GroupId, IdError, ShardId},
     limits::TOKEN_BYTES_MAX,
     topic::{TopicError, TopicFilter, TopicName},
@@ -148,9 +149,11 @@ pub fn hash_address(text: &str) -> u64 {
 }
 
 fn check_token(token: &str) -> Result<(), AddressError> {
-    let well_formed = (1..=TOKEN_BYTES_MAX).contains(&token.len())
-        && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b));
-    if well_formed { Ok(()) } else { Err(AddressError::Token) }
+    if is_token(token) {
+        Ok(())
+    } else {
+        Err(AddressError::Token)
+    }
 }
 
 impl FromStr for Address {
@@ -164,18 +167,26 @@ impl FromStr for Address {
 
 /// Checks a text without keeping it; what a received envelope's addresses go through.
 pub(crate) fn check(text: &str) -> Result<AddressKind, AddressError> {
-    let (kind, rest) = text.split_once(':').ok_or(AddressError::Kind)?;
-    match (kind, rest.split_once('#')) {
-        ("agent", Some((id, token))) => {
-            AgentId::new(id)?;
-            check_token(token)?;
-            Ok(AddressKind::Session)
-        }
-        ("agent", None) => Ok(AgentId::new(rest).map(|_| AddressKind::Agent)?),
-        ("group", _) => Ok(GroupId::new(rest).map(|_| AddressKind::Group)?),
-        ("topic", _) => Ok(TopicName::new(rest).map(|_| AddressKind::Topic)?),
-        ("any", _) => Ok(Capability::new(rest).map(|_| AddressKind::Any)?),
-        _ => Err(AddressError::Kind),
+    // Byte by byte, the prefixes being known: a search for the colon is a call of its own.
+    if let Some(rest) = text.strip_prefix("agent:") {
+        return match rest.bytes().position(|byte| byte == b'#') {
+            Some(hash) => {
+                check_segmented(&rest[..hash])?;
+                check_token(&rest[hash + 1..])?;
+                Ok(AddressKind::Session)
+            }
+            None => Ok(check_segmented(rest).map(|()| AddressKind::Agent)?),
+        };
+    }
+    if let Some(rest) = text.strip_prefix("topic:") {
+        return Ok(TopicName::check(rest).map(|()| AddressKind::Topic)?);
+    }
+    if let Some(rest) = text.strip_prefix("group:") {
+        return Ok(check_segmented(rest).map(|()| AddressKind::Group)?);
+    }
+    match text.strip_prefix("any:") {
+        Some(rest) => Ok(check_segmented(rest).map(|()| AddressKind::Any)?),
+        None => Err(AddressError::Kind),
     }
 }
 

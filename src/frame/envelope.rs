@@ -1,17 +1,17 @@
 //! The sender's part of a message: one rkyv archive that is validated once and then read in place.
 //!
-//! Owns the archived layout (version 1, frozen: a change is a new type under a new frame version) and the proof that
-//! bytes are such an archive. Knows nothing of bodies, stores or protocols. Start at [`Draft`] and [`Envelope`].
-
-use std::cell::RefCell;
+//! Owns what a message may say and the proof that bytes are an archive of it. Knows nothing of bodies, stores or protocols.
+//! Start at [`Draft`] (or [`Fields`], where nothing is owned) and [`Envelope`]; the layout is in [`super::archive`].
 
 use bytes::Bytes;
-use rkyv::{Archive, Serialize, rancor, ser::allocator::Arena, util::AlignedVec};
+use rkyv::rancor;
 use thiserror::Error;
 
 use super::{
     address::{self, Address, AddressError},
+    archive::{self, ArchivedEnvelopeV1, EnvelopeV1, Octets, Text},
     class::{Priority, Qos},
+    grammar::{check_message_id, check_segmented},
     id::{AgentId, IdError, MessageId},
     limits::{ENVELOPE_BYTES_MAX, FIELD_BYTES_MAX, HEADERS_BYTES_MAX, HEADERS_MAX},
 };
@@ -46,40 +46,6 @@ pub enum EnvelopeError {
     #[error("`{field}` has {bytes} bytes; at most {FIELD_BYTES_MAX} are allowed")]
     FieldTooLong { field: &'static str, bytes: usize },
 }
-
-/// What a sender says of its message, before it is archived. Text fields that are unset are empty.
-#[derive(Clone, Debug, Archive, Serialize)]
-#[rkyv(archived = ArchivedEnvelopeV1, resolver = EnvelopeV1Resolver)]
-struct EnvelopeV1 {
-    id: String,
-    from: String,
-    to: String,
-    reply_to: String,
-    correlation: Vec<u8>,
-    message_type: String,
-    content_type: String,
-    protocol: String,
-    headers: Vec<(String, String)>,
-    /// End-to-end sealing: suite, key id, encapsulated key, signature. Empty suite 0: in the clear.
-    seal_suite: u8,
-    seal_key_id: String,
-    seal_key: Vec<u8>,
-    seal_signature: Vec<u8>,
-    /// A native client's producer number and sequence; 0 where it has none.
-    producer: u64,
-    producer_seq: u64,
-    /// How long the message is good for, in milliseconds from when it is accepted; 0: the node's default.
-    ttl_ms: u64,
-    priority: u8,
-    qos: u8,
-    /// 1 where `protocol` is a demand, not a preference.
-    protocol_required: u8,
-}
-
-const _: () = assert!(
-    align_of::<ArchivedEnvelopeV1>() == 1,
-    "read in place at any offset of a network buffer"
-);
 
 /// How the last hop is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,53 +101,98 @@ impl Draft {
     }
 
     /// Checks the limits and archives the draft.
-    pub fn archive(self) -> Result<Envelope, EnvelopeError> {
-        let (protocol, protocol_required) = match self.last_hop {
-            LastHop::Any => (String::new(), 0),
-            LastHop::Preferred(protocol) => (protocol, 0),
-            LastHop::Required(protocol) => (protocol, 1),
+    pub fn archive(&self) -> Result<Envelope, EnvelopeError> {
+        let (protocol, protocol_required) = match &self.last_hop {
+            LastHop::Any => ("", false),
+            LastHop::Preferred(protocol) => (protocol.as_str(), false),
+            LastHop::Required(protocol) => (protocol.as_str(), true),
         };
-        let envelope = EnvelopeV1 {
-            id: self.id.as_str().into(),
-            from: self.from.as_str().into(),
-            to: self.to.as_str().into(),
-            reply_to: self
-                .reply_to
-                .map_or_else(String::new, |address| address.as_str().into()),
-            correlation: self.correlation,
-            message_type: self.message_type,
-            content_type: self.content_type,
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        Fields {
+            id: self.id.as_str(),
+            from: self.from.as_str(),
+            to: self.to.as_str(),
+            reply_to: self.reply_to.as_ref().map_or("", Address::as_str),
+            correlation: &self.correlation,
+            message_type: &self.message_type,
+            content_type: &self.content_type,
             protocol,
-            headers: self.headers,
+            protocol_required,
+            headers: &headers,
+            ttl_ms: self.ttl_ms,
+            priority: self.priority,
+            qos: self.qos,
+        }
+        .archive()
+    }
+}
+
+/// A message's fields where an edge has them; what is unset is empty. The same limits as [`Draft`]'s.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a> {
+    pub id: &'a str,
+    pub from: &'a str,
+    pub to: &'a str,
+    pub reply_to: &'a str,
+    pub correlation: &'a [u8],
+    pub message_type: &'a str,
+    pub content_type: &'a str,
+    /// The protocol of the last hop.
+    pub protocol: &'a str,
+    /// `protocol` is a demand, not a preference.
+    pub protocol_required: bool,
+    pub headers: &'a [(&'a str, &'a str)],
+    pub ttl_ms: u64,
+    pub priority: Priority,
+    pub qos: Qos,
+}
+
+impl Fields<'_> {
+    /// Checks ids, addresses and limits, and archives. No allocation of its own but for headers.
+    pub fn archive(&self) -> Result<Envelope, EnvelopeError> {
+        check_texts(&Texts {
+            id: self.id,
+            from: self.from,
+            to: self.to,
+            reply_to: self.reply_to,
+        })?;
+        check_lengths(&[
+            ("correlation", self.correlation.len()),
+            ("message_type", self.message_type.len()),
+            ("content_type", self.content_type.len()),
+            ("protocol", self.protocol.len()),
+        ])?;
+        check_headers(self.headers.iter().copied())?;
+        let bytes = archive::write(&EnvelopeV1 {
+            id: Text(self.id),
+            from: Text(self.from),
+            to: Text(self.to),
+            reply_to: Text(self.reply_to),
+            correlation: Octets(self.correlation),
+            message_type: Text(self.message_type),
+            content_type: Text(self.content_type),
+            protocol: Text(self.protocol),
+            headers: self
+                .headers
+                .iter()
+                .map(|(name, value)| (Text(name), Text(value)))
+                .collect(),
             seal_suite: 0,
-            seal_key_id: String::new(),
-            seal_key: Vec::new(),
-            seal_signature: Vec::new(),
+            seal_key_id: Text(""),
+            seal_key: Octets(&[]),
+            seal_signature: Octets(&[]),
             producer: 0,
             producer_seq: 0,
             ttl_ms: self.ttl_ms,
             priority: self.priority as u8,
             qos: self.qos as u8,
-            protocol_required,
-        };
-        let bytes = serialize(&envelope)?;
-        Envelope::validate(bytes)
-    }
-}
-
-thread_local! {
-    /// Scratch for rkyv: 34 ns an envelope with it, 93 without.
-    static ARENA: RefCell<Arena> = RefCell::new(Arena::new());
-}
-
-fn serialize(envelope: &EnvelopeV1) -> Result<Bytes, EnvelopeError> {
-    let buffer = AlignedVec::<1>::with_capacity(256);
-    let written = ARENA.with_borrow_mut(|arena| {
-        rkyv::api::high::to_bytes_in_with_alloc::<_, _, rancor::Error>(envelope, buffer, arena.acquire())
-    });
-    match written {
-        Ok(buffer) => Ok(Bytes::from_owner(buffer)),
-        Err(error) => Err(EnvelopeError::Archive(error.to_string())),
+            protocol_required: self.protocol_required.into(),
+        })
+        .map_err(|error| EnvelopeError::Archive(error.to_string()))?;
+        match bytes.len() {
+            bytes if bytes > ENVELOPE_BYTES_MAX => Err(EnvelopeError::TooLarge { bytes }),
+            _ => Ok(Envelope(bytes)),
+        }
     }
 }
 
@@ -211,6 +222,34 @@ impl Envelope {
         }
     }
 
+    /// The same message with another reply address, archived anew.
+    pub fn replying_to(&self, address: &Address) -> Result<Self, EnvelopeError> {
+        let headers: Vec<_> = self.headers().collect();
+        Fields {
+            reply_to: address.as_str(),
+            ..self.fields(&headers)
+        }
+        .archive()
+    }
+
+    fn fields<'a>(&'a self, headers: &'a [(&'a str, &'a str)]) -> Fields<'a> {
+        Fields {
+            id: self.id(),
+            from: self.from(),
+            to: self.to(),
+            reply_to: self.reply_to().unwrap_or_default(),
+            correlation: self.correlation(),
+            message_type: self.message_type(),
+            content_type: self.content_type(),
+            protocol: self.protocol(),
+            protocol_required: self.is_protocol_required(),
+            headers,
+            ttl_ms: self.ttl_ms(),
+            priority: self.priority(),
+            qos: self.qos(),
+        }
+    }
+
     /// The archive's bytes.
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
@@ -223,8 +262,9 @@ impl Envelope {
 
     #[allow(unsafe_code)]
     fn get(&self) -> &ArchivedEnvelopeV1 {
-        // SAFETY: every constructor ran `rkyv::access` over exactly these bytes, which checks positions, lengths and
-        // UTF-8 of the whole archive; `Bytes` never changes afterwards, and the archive has alignment 1 (asserted above).
+        // SAFETY: either `archive::write` serialized exactly these bytes from such a value, or `rkyv::access` went over exactly
+        // these bytes, which checks positions, lengths and UTF-8 of the whole archive; `Bytes` never changes afterwards, and the
+        // archive has alignment 1 (asserted in `archive`).
         unsafe { rkyv::access_unchecked::<ArchivedEnvelopeV1>(&self.0) }
     }
 
@@ -297,15 +337,15 @@ impl Envelope {
 }
 
 fn check_fields(envelope: &ArchivedEnvelopeV1) -> Result<(), EnvelopeError> {
-    MessageId::new(envelope.id.as_str()).map_err(EnvelopeError::MessageId)?;
-    AgentId::new(envelope.from.as_str()).map_err(EnvelopeError::From)?;
-    address::check(&envelope.to).map_err(EnvelopeError::To)?;
-    if !envelope.reply_to.is_empty() {
-        address::check(&envelope.reply_to).map_err(EnvelopeError::ReplyTo)?;
-    }
+    check_texts(&Texts {
+        id: &envelope.id,
+        from: &envelope.from,
+        to: &envelope.to,
+        reply_to: &envelope.reply_to,
+    })?;
     Priority::from_u8(envelope.priority).ok_or(EnvelopeError::Priority(envelope.priority))?;
     Qos::from_u8(envelope.qos).ok_or(EnvelopeError::Qos(envelope.qos))?;
-    let fields = [
+    check_lengths(&[
         ("correlation", envelope.correlation.len()),
         ("message_type", envelope.message_type.len()),
         ("content_type", envelope.content_type.len()),
@@ -313,24 +353,44 @@ fn check_fields(envelope: &ArchivedEnvelopeV1) -> Result<(), EnvelopeError> {
         ("seal_key_id", envelope.seal_key_id.len()),
         ("seal_key", envelope.seal_key.len()),
         ("seal_signature", envelope.seal_signature.len()),
-    ];
-    match fields.into_iter().find(|(_, bytes)| *bytes > FIELD_BYTES_MAX) {
-        Some((field, bytes)) => Err(EnvelopeError::FieldTooLong { field, bytes }),
-        None => check_headers(envelope),
+    ])?;
+    check_headers(envelope.headers.iter().map(|pair| (pair.0.as_str(), pair.1.as_str())))
+}
+
+/// The texts that have a grammar.
+struct Texts<'a> {
+    id: &'a str,
+    from: &'a str,
+    to: &'a str,
+    reply_to: &'a str,
+}
+
+fn check_texts(texts: &Texts<'_>) -> Result<(), EnvelopeError> {
+    check_message_id(texts.id).map_err(EnvelopeError::MessageId)?;
+    check_segmented(texts.from).map_err(EnvelopeError::From)?;
+    address::check(texts.to).map_err(EnvelopeError::To)?;
+    if !texts.reply_to.is_empty() {
+        address::check(texts.reply_to).map_err(EnvelopeError::ReplyTo)?;
+    }
+    Ok(())
+}
+
+fn check_lengths(fields: &[(&'static str, usize)]) -> Result<(), EnvelopeError> {
+    match fields.iter().find(|(_, bytes)| *bytes > FIELD_BYTES_MAX) {
+        Some(&(field, bytes)) => Err(EnvelopeError::FieldTooLong { field, bytes }),
+        None => Ok(()),
     }
 }
 
-fn check_headers(envelope: &ArchivedEnvelopeV1) -> Result<(), EnvelopeError> {
-    let headers = &envelope.headers;
+fn check_headers<'a>(headers: impl ExactSizeIterator<Item = (&'a str, &'a str)> + Clone) -> Result<(), EnvelopeError> {
     if headers.len() > HEADERS_MAX {
         return Err(EnvelopeError::TooManyHeaders { count: headers.len() });
     }
-    let bytes = headers.iter().map(|pair| pair.0.len() + pair.1.len()).sum();
+    let bytes = headers.clone().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > HEADERS_BYTES_MAX {
         return Err(EnvelopeError::HeadersTooLarge { bytes });
     }
-    for pair in headers.iter() {
-        let name = pair.0.as_str();
+    for (name, _) in headers {
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(EnvelopeError::HeaderName);
         }
@@ -391,6 +451,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn another_reply_address_changes_nothing_else() {
+        let mut draft = draft();
+        draft.reply_to = Some("agent:alice#r1".parse().unwrap());
+        draft.last_hop = LastHop::Required("grpc".into());
+        draft.headers = vec![("k".into(), "v".into())];
+        draft.correlation = vec![7];
+        let before = draft.archive().unwrap();
+        let there = "agent:alice#r2".parse().unwrap();
+        assert_eq!(before.replying_to(&there).unwrap().reply_to(), Some("agent:alice#r2"));
+        let back = before
+            .replying_to(&there)
+            .unwrap()
+            .replying_to(draft.reply_to.as_ref().unwrap());
+        assert_eq!(back.unwrap().as_bytes(), before.as_bytes());
+    }
+
+    #[test]
     fn drafts_over_a_limit_are_refused_by_name() {
         let with = |change: fn(&mut Draft)| {
             let mut draft = draft();
@@ -424,21 +501,21 @@ pub(crate) mod tests {
 
     #[test]
     fn foreign_archives_with_bad_fields_are_refused() {
-        let raw = |change: fn(&mut EnvelopeV1)| {
+        let raw = |change: fn(&mut EnvelopeV1<'_>)| {
             let mut envelope = EnvelopeV1 {
-                id: "m".into(),
-                from: "a".into(),
-                to: "agent:b".into(),
-                reply_to: String::new(),
-                correlation: vec![],
-                message_type: String::new(),
-                content_type: String::new(),
-                protocol: String::new(),
+                id: Text("m"),
+                from: Text("a"),
+                to: Text("agent:b"),
+                reply_to: Text(""),
+                correlation: Octets(&[]),
+                message_type: Text(""),
+                content_type: Text(""),
+                protocol: Text(""),
                 headers: vec![],
                 seal_suite: 0,
-                seal_key_id: String::new(),
-                seal_key: vec![],
-                seal_signature: vec![],
+                seal_key_id: Text(""),
+                seal_key: Octets(&[]),
+                seal_signature: Octets(&[]),
                 producer: 0,
                 producer_seq: 0,
                 ttl_ms: 0,
@@ -447,22 +524,19 @@ pub(crate) mod tests {
                 protocol_required: 0,
             };
             change(&mut envelope);
-            Envelope::validate(serialize(&envelope).unwrap()).map(|_| ())
+            Envelope::validate(archive::write(&envelope).unwrap()).map(|_| ())
         };
         assert_eq!(raw(|_| ()), Ok(()));
         assert_eq!(raw(|e| e.priority = 4), Err(EnvelopeError::Priority(4)));
         assert_eq!(raw(|e| e.qos = 3), Err(EnvelopeError::Qos(3)));
         assert_eq!(
-            raw(|e| e.id = "a b".into()),
+            raw(|e| e.id = Text("a b")),
             Err(EnvelopeError::MessageId(IdError::MessageCharacter(' ')))
         );
+        assert_eq!(raw(|e| e.from = Text("")), Err(EnvelopeError::From(IdError::Empty)));
+        assert_eq!(raw(|e| e.to = Text("x")), Err(EnvelopeError::To(AddressError::Kind)));
         assert_eq!(
-            raw(|e| e.from = String::new()),
-            Err(EnvelopeError::From(IdError::Empty))
-        );
-        assert_eq!(raw(|e| e.to = "x".into()), Err(EnvelopeError::To(AddressError::Kind)));
-        assert_eq!(
-            raw(|e| e.reply_to = "x".into()),
+            raw(|e| e.reply_to = Text("x")),
             Err(EnvelopeError::ReplyTo(AddressError::Kind))
         );
     }

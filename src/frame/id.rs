@@ -6,7 +6,10 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use super::limits::{ID_BYTES_MAX, ID_SEGMENT_BYTES_MAX, MESSAGE_ID_BYTES_MAX, SHARDS};
+use super::{
+    grammar::{check_message_id, check_segmented},
+    limits::{ID_SEGMENT_BYTES_MAX, SHARDS},
+};
 
 /// Why a text is not an id. Always the caller's fault; never worth a retry.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -27,59 +30,6 @@ pub enum IdError {
     MessageCharacter(char),
     #[error("is reserved")]
     Reserved,
-}
-
-/// Ids that stand for a collection's own pages (`/agents/register`) and so cannot name an agent or a group.
-const RESERVED: [&str; 5] = ["register", "connections", "create", "send", "batch"];
-
-fn check_segmented(text: &str) -> Result<(), IdError> {
-    if text.is_empty() {
-        return Err(IdError::Empty);
-    }
-    if text.len() > ID_BYTES_MAX {
-        return Err(IdError::TooLong {
-            bytes: text.len(),
-            max: ID_BYTES_MAX,
-        });
-    }
-    if RESERVED.contains(&text) {
-        return Err(IdError::Reserved);
-    }
-    text.split('/').try_for_each(check_segment)
-}
-
-fn check_segment(segment: &str) -> Result<(), IdError> {
-    if let Some(bad) = segment
-        .chars()
-        .find(|c| !(c.is_ascii_alphanumeric() || "._~-".contains(*c)))
-    {
-        return Err(IdError::Character(bad));
-    }
-    match segment {
-        "" => Err(IdError::EmptySegment),
-        "." | ".." => Err(IdError::DotSegment),
-        _ if segment.len() > ID_SEGMENT_BYTES_MAX => Err(IdError::SegmentTooLong { bytes: segment.len() }),
-        _ => Ok(()),
-    }
-}
-
-fn check_message_id(text: &str) -> Result<(), IdError> {
-    if text.is_empty() {
-        return Err(IdError::Empty);
-    }
-    if text.len() > MESSAGE_ID_BYTES_MAX {
-        return Err(IdError::TooLong {
-            bytes: text.len(),
-            max: MESSAGE_ID_BYTES_MAX,
-        });
-    }
-    match text
-        .chars()
-        .find(|c| !(c.is_ascii_alphanumeric() || "._~:-".contains(*c)))
-    {
-        Some(bad) => Err(IdError::MessageCharacter(bad)),
-        None => Ok(()),
-    }
 }
 
 macro_rules! text_id {

@@ -4,9 +4,11 @@
 //! words that stores write ([`record`]). Knows nothing of queues, clocks, sockets or files. Start at [`Frame`] and [`Draft`].
 
 mod address;
+mod archive;
 pub mod batch;
 mod class;
 mod envelope;
+mod grammar;
 mod id;
 pub mod limits;
 pub mod record;
@@ -15,7 +17,7 @@ mod wire;
 
 pub use address::{Address, AddressError, AddressKind, hash_address};
 pub use class::{Priority, Qos};
-pub use envelope::{Draft, Envelope, EnvelopeError, LastHop};
+pub use envelope::{Draft, Envelope, EnvelopeError, Fields, LastHop};
 pub use id::{AgentId, Capability, GroupId, IdError, MessageId, Seq, ShardId, TrackingId};
 pub use topic::{TopicError, TopicFilter, TopicName};
 pub use wire::{Flags, Frame, PREFIX_BYTES, Stamp, TraceContext, VERSION, WireError};

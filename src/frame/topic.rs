@@ -67,10 +67,16 @@ impl TopicName {
     /// Checks the text: 1–255 bytes, at most 32 levels, no control characters, no wildcards.
     pub fn new(text: impl AsRef<str>) -> Result<Self, TopicError> {
         let text = text.as_ref();
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// [`TopicName::new`] without keeping the name.
+    pub(super) fn check(text: &str) -> Result<(), TopicError> {
         check_common(text)?;
-        match text.chars().find(|c| matches!(c, '+' | '#')) {
-            Some(wildcard) => Err(TopicError::WildcardInName(wildcard)),
-            None => Ok(Self(text.into())),
+        match text.bytes().find(|byte| matches!(byte, b'+' | b'#')) {
+            Some(wildcard) => Err(TopicError::WildcardInName(wildcard.into())),
+            None => Ok(()),
         }
     }
 

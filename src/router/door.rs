@@ -68,6 +68,11 @@ impl Fabric {
         body: Bytes,
         trace: TraceContext,
     ) -> Result<Accepted, FabricError> {
+        let frame = self.archived(&draft, body, trace)?;
+        self.send_frame(principal, via, frame).await
+    }
+
+    fn archived(&self, draft: &Draft, body: Bytes, trace: TraceContext) -> Result<Frame, FabricError> {
         if body.len() > BODY_BYTES_MAX {
             return Err(FabricError::BodyTooLarge {
                 bytes: body.len(),
@@ -76,7 +81,7 @@ impl Fabric {
         }
         let mut frame = Frame::new(draft.archive()?, body).expect("the body's size was checked");
         frame.stamp.trace = trace;
-        self.send_frame(principal, via, frame).await
+        Ok(frame)
     }
 
     /// [`Fabric::send`] for a frame that is archived already (native clients): only its stamp is set here.
@@ -122,13 +127,25 @@ impl Fabric {
         &self,
         principal: &Principal,
         via: Protocol,
-        mut draft: Draft,
+        draft: Draft,
         body: Bytes,
         trace: TraceContext,
         timeout: Duration,
     ) -> Result<Frame, FabricError> {
+        let frame = self.archived(&draft, body, trace)?;
+        self.request_frame(principal, via, frame, timeout).await
+    }
+
+    /// [`Fabric::request`] for a frame that is archived already.
+    pub async fn request_frame(
+        &self,
+        principal: &Principal,
+        via: Protocol,
+        mut frame: Frame,
+        timeout: Duration,
+    ) -> Result<Frame, FabricError> {
         let attach = Attach {
-            agent: draft.from.clone(),
+            agent: agent_id(frame.envelope.from()),
             protocol: via,
             inbox: Inbox::Closed,
             queue: SessionQueue::Ephemeral,
@@ -136,8 +153,8 @@ impl Fabric {
             visibility_timeout: None,
         };
         let (session, mut replies) = self.attach_hidden(principal, attach, REQUESTS_MAX)?;
-        draft.reply_to = Some(session.reply_address().clone());
-        self.send(principal, via, draft, body, trace).await?;
+        frame.envelope = frame.envelope.replying_to(session.reply_address())?;
+        self.send_frame(principal, via, frame).await?;
         let mut deliveries = Vec::with_capacity(1);
         let reply = tokio::time::timeout(timeout, replies.next(&mut deliveries, 1)).await;
         match reply {

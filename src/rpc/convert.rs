@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::v1;
 use crate::frame::{
-    Address, AgentId, Draft, Envelope, Frame, LastHop, MessageId, Priority, Qos, TraceContext, limits::FIELD_BYTES_MAX,
+    AgentId, Envelope, EnvelopeError, Fields, Frame, MessageId, Priority, Qos, TraceContext, limits::BODY_BYTES_MAX,
     record,
 };
 
@@ -108,95 +108,74 @@ impl From<record::Status> for v1::Status {
     }
 }
 
-/// A message from outside, checked: what the door takes.
-#[derive(Debug)]
-pub struct Incoming {
-    pub draft: Draft,
-    pub body: Bytes,
-    pub trace: TraceContext,
+/// Why a message from outside is no frame. The caller's fault; never worth a retry.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum IncomingError {
+    #[error("{0}")]
+    Field(#[from] FieldError),
+    #[error("{0}")]
+    Envelope(#[from] EnvelopeError),
+    #[error("the body has {bytes} bytes; at most {BODY_BYTES_MAX} can be sent")]
+    BodyTooLarge { bytes: usize },
 }
 
-/// Parses the ids and addresses of a stream's messages, keeping the last of each: most messages of a stream repeat them,
-/// and a repeated one costs a comparison and a reference count instead of a check and an allocation.
-#[derive(Debug, Default)]
-pub struct Parser {
-    from: Option<AgentId>,
-    to: Option<Address>,
-}
-
-impl Parser {
-    /// Checks a message. `sender` stands in where the message names none; `new_id` where it has no id.
-    pub fn incoming(
-        &mut self,
-        message: v1::Message,
-        sender: Option<&AgentId>,
-        new_id: impl FnOnce() -> MessageId,
-    ) -> Result<Incoming, FieldError> {
-        let id = optional("id", &message.id, |text| MessageId::new(text))?.unwrap_or_else(new_id);
-        let mut draft = Draft::new(id, self.from(&message.from, sender)?, self.to(&message.to)?);
-        draft.priority = priority(message.priority)?;
-        draft.qos = qos(message.qos)?;
-        draft.ttl_ms = message.ttl_ms;
-        draft.reply_to = optional("reply_to", &message.reply_to, str::parse::<Address>)?;
-        draft.correlation = short("correlation", message.correlation.len()).map(|()| message.correlation.to_vec())?;
-        draft.message_type = message.message_type;
-        draft.content_type = message.content_type;
-        draft.last_hop = last_hop(message.protocol, message.protocol_required)?;
-        draft.headers = message.headers.into_iter().map(|h| (h.name, h.value)).collect();
-        Ok(Incoming {
-            draft,
-            body: message.body,
-            // A malformed one is ignored, as W3C Trace Context §3.2.2 asks.
-            trace: TraceContext::from_traceparent(&message.traceparent).unwrap_or_default(),
-        })
-    }
-
-    fn from(&mut self, text: &str, sender: Option<&AgentId>) -> Result<AgentId, FieldError> {
-        match (&self.from, text, sender) {
-            (_, "", Some(sender)) => Ok(sender.clone()),
-            (_, "", None) => Err(FieldError::new(
-                "from",
-                "is empty, and no attached agent stands in for it",
-            )),
-            (Some(last), text, _) if last.as_str() == text => Ok(last.clone()),
-            (_, text, _) => {
-                let from = required("from", text, |text| AgentId::new(text))?;
-                self.from = Some(from.clone());
-                Ok(from)
-            }
+/// A message from outside as a checked frame: what the door takes. `sender` stands in where the message names none; `new_id`
+/// where it has no id. The texts are copied once, into the envelope's archive; the body is not copied.
+pub fn incoming(
+    message: v1::Message,
+    sender: Option<&AgentId>,
+    new_id: impl FnOnce() -> MessageId,
+) -> Result<Frame, IncomingError> {
+    let made;
+    let id = match message.id.as_str() {
+        "" => {
+            made = new_id();
+            made.as_str()
         }
+        id => id,
+    };
+    let headers: Vec<_> = message.headers.iter().map(|h| (&*h.name, &*h.value)).collect();
+    let envelope = Fields {
+        id,
+        from: from(&message.from, sender)?,
+        to: &message.to,
+        reply_to: &message.reply_to,
+        correlation: &message.correlation,
+        message_type: &message.message_type,
+        content_type: &message.content_type,
+        protocol: protocol(&message)?,
+        protocol_required: message.protocol_required,
+        headers: &headers,
+        ttl_ms: message.ttl_ms,
+        priority: priority(message.priority)?,
+        qos: qos(message.qos)?,
     }
+    .archive()?;
+    let bytes = message.body.len();
+    let mut frame = Frame::new(envelope, message.body).map_err(|_| IncomingError::BodyTooLarge { bytes })?;
+    // A malformed one is ignored, as W3C Trace Context §3.2.2 asks.
+    frame.stamp.trace = TraceContext::from_traceparent(&message.traceparent).unwrap_or_default();
+    Ok(frame)
+}
 
-    fn to(&mut self, text: &str) -> Result<Address, FieldError> {
-        match &self.to {
-            Some(last) if last.as_str() == text => Ok(last.clone()),
-            _ => {
-                let to = required("to", text, str::parse::<Address>)?;
-                self.to = Some(to.clone());
-                Ok(to)
-            }
-        }
+fn from<'a>(text: &'a str, sender: Option<&'a AgentId>) -> Result<&'a str, FieldError> {
+    match (text, sender) {
+        ("", Some(sender)) => Ok(sender.as_str()),
+        ("", None) => Err(FieldError::new(
+            "from",
+            "is empty, and no attached agent stands in for it",
+        )),
+        (text, _) => Ok(text),
     }
 }
 
-/// Before it is copied: the draft's own check comes after.
-fn short(field: &'static str, bytes: usize) -> Result<(), FieldError> {
-    if bytes > FIELD_BYTES_MAX {
-        let detail = format!("has {bytes} bytes; at most {FIELD_BYTES_MAX} are allowed");
-        return Err(FieldError::new(field, detail));
-    }
-    Ok(())
-}
-
-fn last_hop(protocol: String, required: bool) -> Result<LastHop, FieldError> {
-    match (protocol.as_str(), required) {
-        ("", false) => Ok(LastHop::Any),
+fn protocol(message: &v1::Message) -> Result<&str, FieldError> {
+    match (message.protocol.as_str(), message.protocol_required) {
         ("", true) => Err(FieldError::new(
             "protocol_required",
             "is set, but `protocol` names no protocol",
         )),
-        (_, false) => Ok(LastHop::Preferred(protocol)),
-        (_, true) => Ok(LastHop::Required(protocol)),
+        (protocol, _) => Ok(protocol),
     }
 }
 
@@ -261,20 +240,22 @@ mod tests {
         }
     }
 
-    fn refuse(change: impl FnOnce(&mut v1::Message)) -> &'static str {
+    fn refuse(change: impl FnOnce(&mut v1::Message)) -> IncomingError {
         let mut message = message();
         change(&mut message);
-        let unused = || MessageId::new("made").unwrap();
-        Parser::default().incoming(message, None, unused).unwrap_err().field
+        incoming(message, None, || MessageId::new("made").unwrap()).unwrap_err()
+    }
+
+    fn refused_field(change: impl FnOnce(&mut v1::Message)) -> &'static str {
+        match refuse(change) {
+            IncomingError::Field(error) => error.field,
+            other => panic!("{other}"),
+        }
     }
 
     #[test]
     fn a_message_comes_out_of_a_frame_as_it_went_in() {
-        let incoming = Parser::default()
-            .incoming(message(), None, || unreachable!("it has an id"))
-            .unwrap();
-        let mut frame = Frame::new(incoming.draft.archive().unwrap(), incoming.body).unwrap();
-        frame.stamp.trace = incoming.trace;
+        let frame = incoming(message(), None, || unreachable!("it has an id")).unwrap();
         assert_eq!(outgoing(&frame), message());
     }
 
@@ -285,41 +266,47 @@ mod tests {
             ..Default::default()
         };
         let alice = AgentId::new("alice").unwrap();
-        let made = MessageId::new("made").unwrap();
-        let draft = Parser::default()
-            .incoming(sparse, Some(&alice), || made.clone())
+        let envelope = incoming(sparse, Some(&alice), || MessageId::new("made").unwrap())
             .unwrap()
-            .draft;
-        assert_eq!((draft.id, draft.from, draft.qos), (made, alice, Qos::AtLeastOnce));
-        assert_eq!((draft.priority, draft.last_hop), (Priority::Normal, LastHop::Any));
+            .envelope;
+        assert_eq!((envelope.id(), envelope.from()), ("made", "alice"));
+        assert_eq!(
+            (envelope.priority(), envelope.qos()),
+            (Priority::Normal, Qos::AtLeastOnce)
+        );
+        assert_eq!((envelope.protocol(), envelope.is_protocol_required()), ("", false));
     }
 
     #[test]
     fn wrong_fields_are_refused_by_name() {
-        assert_eq!(refuse(|m| m.id = "a b".into()), "id");
-        assert_eq!(refuse(|m| m.from = "a//b".into()), "from");
-        assert_eq!(refuse(|m| m.from = String::new()), "from");
-        assert_eq!(refuse(|m| m.to = "bob".into()), "to");
-        assert_eq!(refuse(|m| m.to = String::new()), "to");
-        assert_eq!(refuse(|m| m.reply_to = "bob".into()), "reply_to");
-        assert_eq!(refuse(|m| m.priority = 5), "priority");
-        assert_eq!(refuse(|m| m.qos = -1), "qos");
-        assert_eq!(refuse(|m| m.correlation = vec![0; 1025].into()), "correlation");
-        assert_eq!(refuse(|m| m.protocol = String::new()), "protocol_required");
-    }
-
-    #[test]
-    fn a_changed_sender_or_address_is_not_taken_for_the_last_one() {
-        let mut parser = Parser::default();
-        let unused = || MessageId::new("made").unwrap();
-        parser.incoming(message(), None, unused).unwrap();
-        let other = v1::Message {
-            from: "carol".into(),
-            to: "agent:dave".into(),
-            ..message()
+        assert!(matches!(
+            refuse(|m| m.id = "a b".into()),
+            IncomingError::Envelope(EnvelopeError::MessageId(_))
+        ));
+        assert!(matches!(
+            refuse(|m| m.from = "a//b".into()),
+            IncomingError::Envelope(EnvelopeError::From(_))
+        ));
+        for to in ["bob", ""] {
+            let refused = refuse(|m| m.to = to.into());
+            assert!(matches!(refused, IncomingError::Envelope(EnvelopeError::To(_))));
+        }
+        assert!(matches!(
+            refuse(|m| m.reply_to = "bob".into()),
+            IncomingError::Envelope(EnvelopeError::ReplyTo(_))
+        ));
+        let long = EnvelopeError::FieldTooLong {
+            field: "correlation",
+            bytes: 1025,
         };
-        let draft = parser.incoming(other, None, unused).unwrap().draft;
-        assert_eq!((draft.from.as_str(), draft.to.as_str()), ("carol", "agent:dave"));
+        assert_eq!(
+            refuse(|m| m.correlation = vec![0; 1025].into()),
+            IncomingError::Envelope(long)
+        );
+        assert_eq!(refused_field(|m| m.from = String::new()), "from");
+        assert_eq!(refused_field(|m| m.priority = 5), "priority");
+        assert_eq!(refused_field(|m| m.qos = -1), "qos");
+        assert_eq!(refused_field(|m| m.protocol = String::new()), "protocol_required");
     }
 
     #[test]

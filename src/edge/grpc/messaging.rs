@@ -15,12 +15,13 @@ use crate::{
     edge::{auth::proven_agent, counters::Counters},
     frame::{Address, AgentId, Frame, MessageId},
     router::{
+        Fabric,
         error::FabricError,
         surface::{Answer, Principal, Protocol, StatusQuery, Tag},
     },
     rpc::{
         ITEM_MESSAGES_MAX,
-        convert::{FieldError, Incoming, Parser, known, optional, required},
+        convert::{FieldError, IncomingError, incoming, known, optional, required},
         v1,
     },
 };
@@ -58,19 +59,13 @@ impl v1::messaging_server::Messaging for Edge {
     async fn send(&self, request: Request<v1::SendRequest>) -> Result<Response<v1::SendResponse>, Status> {
         let principal = principal(&request)?;
         let message = request.into_inner().message;
-        let incoming = self.incoming(&principal, message).map_err(status)?;
-        let id = incoming.draft.id.clone();
+        let frame = self.incoming(&principal, message).map_err(status)?;
+        let message_id = frame.envelope.id().to_owned();
         Counters::add(&self.door.counters.messages_in, 1);
-        let sent = self.door.fabric.send(
-            &principal,
-            Protocol::Grpc,
-            incoming.draft,
-            incoming.body,
-            incoming.trace,
-        );
+        let sent = self.door.fabric.send_frame(&principal, Protocol::Grpc, frame);
         let accepted = sent.await.map_err(status)?;
         Ok(self.answer(v1::SendResponse {
-            message_id: id.to_string(),
+            message_id,
             tracking_id: accepted
                 .tracking
                 .map_or_else(String::new, |tracking| tracking.to_string()),
@@ -139,13 +134,12 @@ impl v1::messaging_server::Messaging for Edge {
         let principal = principal(&request)?;
         let request = request.into_inner();
         let patience = span("timeout_ms", request.timeout_ms, REQUEST_DEFAULT, REQUEST_MAX).map_err(wrong)?;
-        let incoming = self.incoming(&principal, request.message).map_err(status)?;
+        let frame = self.incoming(&principal, request.message).map_err(status)?;
         Counters::add(&self.door.counters.messages_in, 1);
-        let (draft, body, trace) = (incoming.draft, incoming.body, incoming.trace);
         let reply = self
             .door
             .fabric
-            .request(&principal, Protocol::Grpc, draft, body, trace, patience);
+            .request_frame(&principal, Protocol::Grpc, frame, patience);
         let reply = reply.await.map_err(status)?;
         Counters::add(&self.door.counters.messages_out, 1);
         Ok(self.answer(show::reply(&reply)))
@@ -194,11 +188,9 @@ impl v1::messaging_server::Messaging for Edge {
 }
 
 impl Edge {
-    fn incoming(&self, principal: &Principal, message: Option<v1::Message>) -> Result<Incoming, FabricError> {
+    fn incoming(&self, principal: &Principal, message: Option<v1::Message>) -> Result<Frame, FabricError> {
         let message = message.ok_or_else(|| FabricError::invalid("message", "is missing"))?;
-        Parser::default()
-            .incoming(message, proven_agent(principal), || self.door.fabric.new_message_id())
-            .map_err(invalid)
+        frame(&self.door.fabric, message, proven_agent(principal))
     }
 
     /// Sends many and answers each: those whose form is wrong at once, the others as the fabric answers.
@@ -207,16 +199,12 @@ impl Edge {
         let (mut publisher, mut answers) = self.door.fabric.publisher(principal, Protocol::Grpc);
         let mut ids = vec![String::new(); messages.len()];
         let mut given = Vec::with_capacity(messages.len());
-        let mut parser = Parser::default();
         let mut batch = Vec::with_capacity(messages.len());
         for (index, message) in messages.into_iter().enumerate() {
             let tag = index as Tag;
-            let incoming = parser
-                .incoming(message, sender.as_ref(), || self.door.fabric.new_message_id())
-                .map_err(invalid);
-            match incoming.and_then(|incoming| Ok((incoming.draft.id.to_string(), frame(incoming)?))) {
-                Ok((id, frame)) => {
-                    ids[index] = id;
+            match frame(&self.door.fabric, message, sender.as_ref()) {
+                Ok(frame) => {
+                    ids[index] = frame.envelope.id().into();
                     batch.push((Some(tag), frame));
                 }
                 Err(refusal) => given.push((tag, Err(refusal))),
@@ -249,16 +237,16 @@ fn receipts(given: Vec<Answer>, count: usize) -> Vec<v1::Receipt> {
     receipts
 }
 
-/// A checked message as a frame: archived, its body and trace beside it.
-pub fn frame(incoming: Incoming) -> Result<Frame, FabricError> {
-    let bytes = incoming.body.len();
-    let envelope = incoming.draft.archive()?;
-    let mut frame = Frame::new(envelope, incoming.body).map_err(|_| FabricError::BodyTooLarge {
-        bytes,
-        max: crate::frame::limits::BODY_BYTES_MAX,
-    })?;
-    frame.stamp.trace = incoming.trace;
-    Ok(frame)
+/// A message as a checked frame.
+pub fn frame(fabric: &Fabric, message: v1::Message, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
+    incoming(message, sender, || fabric.new_message_id()).map_err(|error| match error {
+        IncomingError::Field(error) => invalid(error),
+        IncomingError::Envelope(error) => error.into(),
+        IncomingError::BodyTooLarge { bytes } => FabricError::BodyTooLarge {
+            bytes,
+            max: fabric.config().message_bytes_max,
+        },
+    })
 }
 
 fn wrong(error: FieldError) -> Status {

@@ -28,7 +28,7 @@ use crate::{
         surface::{Attach, DeliveryId, Inbox, Principal, Protocol, Refusal, SessionQueue, Tag, Window},
     },
     rpc::{
-        convert::{FieldError, Parser, known, optional, required},
+        convert::{FieldError, known, optional, required},
         v1::{self, client_frame, server_frame},
     },
 };
@@ -66,7 +66,6 @@ pub(super) struct Reader {
     publisher: Publisher,
     hand_over: mpsc::Sender<HandOver>,
     session: Option<Session>,
-    parser: Parser,
     /// Frames on their way to the publisher; kept for its memory.
     batch: Vec<(Option<Tag>, Frame)>,
 }
@@ -84,7 +83,6 @@ impl Reader {
             publisher,
             hand_over,
             session: None,
-            parser: Parser::default(),
             batch: Vec::new(),
         }
     }
@@ -199,12 +197,10 @@ impl Reader {
         Ok(())
     }
 
-    fn frame(&mut self, message: v1::Message, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
+    fn frame(&self, message: v1::Message, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
         let attached = self.session.as_ref().map(|session| session.handle.agent());
         let sender = sender.or(attached).or_else(|| proven_agent(&self.principal));
-        let fabric = &self.door.fabric;
-        let incoming = self.parser.incoming(message, sender, || fabric.new_message_id());
-        frame(incoming.map_err(invalid)?)
+        frame(&self.door.fabric, message, sender)
     }
 
     // --- receiving ---------------------------------------------------------------------------------------------------
