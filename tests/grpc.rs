@@ -29,7 +29,10 @@ use weft::{
         port::{AllowAll, Ports, Store},
         surface::Protocol,
     },
-    rpc::v1::{self, client_frame, messaging_client::MessagingClient, server_frame},
+    rpc::{
+        Parcel, SendFrame,
+        v1::{self, client_frame, messaging_client::MessagingClient, server_frame},
+    },
     store::memory::MemoryStore,
 };
 
@@ -258,8 +261,8 @@ async fn wrong_use_of_a_stream_ends_it_with_the_reason() {
     let violations = end.get_details_bad_request().unwrap().field_violations;
     assert_eq!(violations[0].field, "attach.ack_mode");
 
-    let too_many = client_frame::Frame::Send(v1::SendFrame {
-        messages: vec![v1::Message::default(); 1001],
+    let too_many = client_frame::Frame::Send(SendFrame {
+        messages: vec![Parcel::Message(v1::Message::default()); 1001],
         ..Default::default()
     });
     let (_, end) = frames_of(&server, vec![too_many]).await;
@@ -275,12 +278,14 @@ async fn wrong_use_of_a_stream_ends_it_with_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_enum_number_in_a_message_is_refused_under_its_tag() {
     let server = Server::start().await;
-    let message = |priority| v1::Message {
-        to: "agent:bob".into(),
-        priority,
-        ..Default::default()
+    let message = |priority| {
+        Parcel::Message(v1::Message {
+            to: "agent:bob".into(),
+            priority,
+            ..Default::default()
+        })
     };
-    let send = client_frame::Frame::Send(v1::SendFrame {
+    let send = client_frame::Frame::Send(SendFrame {
         first_tag: 40,
         messages: vec![message(0), message(77)],
         from: "alice".into(),

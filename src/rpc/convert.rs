@@ -4,7 +4,10 @@
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::v1;
+use super::{
+    send::{Parcel, View},
+    v1,
+};
 use crate::frame::{
     AgentId, Envelope, EnvelopeError, Fields, Frame, MessageId, Priority, Qos, TraceContext, limits::BODY_BYTES_MAX,
     record,
@@ -117,45 +120,81 @@ pub enum IncomingError {
     Envelope(#[from] EnvelopeError),
     #[error("the body has {bytes} bytes; at most {BODY_BYTES_MAX} can be sent")]
     BodyTooLarge { bytes: usize },
+    #[error("the message is not a well-formed weft.v1.Message: {0}")]
+    Malformed(String),
+}
+
+impl From<prost::DecodeError> for IncomingError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
 }
 
 /// A message from outside as a checked frame: what the door takes. `sender` stands in where the message names none; `new_id`
 /// where it has no id. The texts are copied once, into the envelope's archive; the body is not copied.
 pub fn incoming(
-    message: v1::Message,
+    parcel: Parcel,
     sender: Option<&AgentId>,
     new_id: impl FnOnce() -> MessageId,
 ) -> Result<Frame, IncomingError> {
+    let (envelope, body, trace) = match parcel {
+        Parcel::Message(message) => {
+            let view = View::of(&message);
+            let (envelope, trace) = (archive(&view, sender, new_id)?, trace(&view));
+            (envelope, message.body, trace)
+        }
+        Parcel::Encoded(bytes) => {
+            let view = View::read(&bytes)?;
+            (
+                archive(&view, sender, new_id)?,
+                bytes.slice_ref(view.body),
+                trace(&view),
+            )
+        }
+    };
+    let bytes = body.len();
+    let mut frame = Frame::new(envelope, body).map_err(|_| IncomingError::BodyTooLarge { bytes })?;
+    frame.stamp.trace = trace;
+    Ok(frame)
+}
+
+/// A malformed one is ignored, as W3C Trace Context §3.2.2 asks.
+fn trace(view: &View<'_>) -> TraceContext {
+    match view.traceparent {
+        "" => TraceContext::default(),
+        text => TraceContext::from_traceparent(text).unwrap_or_default(),
+    }
+}
+
+fn archive(
+    view: &View<'_>,
+    sender: Option<&AgentId>,
+    new_id: impl FnOnce() -> MessageId,
+) -> Result<Envelope, IncomingError> {
     let made;
-    let id = match message.id.as_str() {
+    let id = match view.id {
         "" => {
             made = new_id();
             made.as_str()
         }
         id => id,
     };
-    let headers: Vec<_> = message.headers.iter().map(|h| (&*h.name, &*h.value)).collect();
-    let envelope = Fields {
+    let fields = Fields {
         id,
-        from: from(&message.from, sender)?,
-        to: &message.to,
-        reply_to: &message.reply_to,
-        correlation: &message.correlation,
-        message_type: &message.message_type,
-        content_type: &message.content_type,
-        protocol: protocol(&message)?,
-        protocol_required: message.protocol_required,
-        headers: &headers,
-        ttl_ms: message.ttl_ms,
-        priority: priority(message.priority)?,
-        qos: qos(message.qos)?,
-    }
-    .archive()?;
-    let bytes = message.body.len();
-    let mut frame = Frame::new(envelope, message.body).map_err(|_| IncomingError::BodyTooLarge { bytes })?;
-    // A malformed one is ignored, as W3C Trace Context §3.2.2 asks.
-    frame.stamp.trace = TraceContext::from_traceparent(&message.traceparent).unwrap_or_default();
-    Ok(frame)
+        from: from(view.from, sender)?,
+        to: view.to,
+        reply_to: view.reply_to,
+        correlation: view.correlation,
+        message_type: view.message_type,
+        content_type: view.content_type,
+        protocol: protocol(view)?,
+        protocol_required: view.protocol_required,
+        headers: &view.headers,
+        ttl_ms: view.ttl_ms,
+        priority: priority(view.priority)?,
+        qos: qos(view.qos)?,
+    };
+    Ok(fields.archive()?)
 }
 
 fn from<'a>(text: &'a str, sender: Option<&'a AgentId>) -> Result<&'a str, FieldError> {
@@ -169,8 +208,8 @@ fn from<'a>(text: &'a str, sender: Option<&'a AgentId>) -> Result<&'a str, Field
     }
 }
 
-fn protocol(message: &v1::Message) -> Result<&str, FieldError> {
-    match (message.protocol.as_str(), message.protocol_required) {
+fn protocol<'a>(view: &View<'a>) -> Result<&'a str, FieldError> {
+    match (view.protocol, view.protocol_required) {
         ("", true) => Err(FieldError::new(
             "protocol_required",
             "is set, but `protocol` names no protocol",
@@ -243,7 +282,7 @@ mod tests {
     fn refuse(change: impl FnOnce(&mut v1::Message)) -> IncomingError {
         let mut message = message();
         change(&mut message);
-        incoming(message, None, || MessageId::new("made").unwrap()).unwrap_err()
+        incoming(Parcel::Message(message), None, || MessageId::new("made").unwrap()).unwrap_err()
     }
 
     fn refused_field(change: impl FnOnce(&mut v1::Message)) -> &'static str {
@@ -255,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_message_comes_out_of_a_frame_as_it_went_in() {
-        let frame = incoming(message(), None, || unreachable!("it has an id")).unwrap();
+        let frame = incoming(Parcel::Message(message()), None, || unreachable!("it has an id")).unwrap();
         assert_eq!(outgoing(&frame), message());
     }
 
@@ -266,9 +305,11 @@ mod tests {
             ..Default::default()
         };
         let alice = AgentId::new("alice").unwrap();
-        let envelope = incoming(sparse, Some(&alice), || MessageId::new("made").unwrap())
-            .unwrap()
-            .envelope;
+        let envelope = incoming(Parcel::Message(sparse), Some(&alice), || {
+            MessageId::new("made").unwrap()
+        })
+        .unwrap()
+        .envelope;
         assert_eq!((envelope.id(), envelope.from()), ("made", "alice"));
         assert_eq!(
             (envelope.priority(), envelope.qos()),

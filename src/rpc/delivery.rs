@@ -290,7 +290,7 @@ mod tests {
     use super::*;
     use crate::{
         frame::{Draft, LastHop, MessageId, Qos, TraceContext},
-        rpc::convert::incoming,
+        rpc::{Parcel, convert::incoming},
     };
 
     /// What the proto file's compiler would have made of `Delivery`.
@@ -405,7 +405,7 @@ mod tests {
             body: Bytes::from_static(b"0123456789"),
             ..Default::default()
         };
-        let frame = incoming(message, None, || unreachable!("it has an id")).unwrap();
+        let frame = incoming(Parcel::Message(message), None, || unreachable!("it has an id")).unwrap();
         let bytes = Bytes::from(Delivery::default().with_frame(frame).encode_to_vec());
         let read = Delivery::decode(bytes.clone()).unwrap().into_message().unwrap();
         assert!(

@@ -6,8 +6,10 @@
 pub mod convert;
 mod delivery;
 pub mod health;
+mod send;
 
 pub use delivery::{Content, Delivery};
+pub use send::{Parcel, SendFrame};
 
 /// The generated code of `proto/weft/v1`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::nursery)]

@@ -20,7 +20,7 @@ use crate::{
         message::{is_durable, millis},
     },
     rpc::{
-        BATCH_BYTES, BATCH_MESSAGES, ITEM_MESSAGES_MAX,
+        BATCH_BYTES, BATCH_MESSAGES, ITEM_MESSAGES_MAX, Parcel, SendFrame,
         v1::{self, client_frame::Frame},
     },
     time::monotonic,
@@ -253,9 +253,9 @@ impl Batch {
             return None;
         }
         shared.counters.sent(self.messages.len());
-        Some(Frame::Send(v1::SendFrame {
+        Some(Frame::Send(SendFrame {
             first_tag: self.first_tag,
-            messages: self.messages,
+            messages: self.messages.into_iter().map(Parcel::Message).collect(),
             receipts: v1::ReceiptMode::Unspecified.into(),
             from: match shared.options.inbox {
                 Inbox::Open | Inbox::Closed => String::new(),

@@ -20,7 +20,7 @@ use crate::{
         surface::{Answer, Principal, Protocol, StatusQuery, Tag},
     },
     rpc::{
-        ITEM_MESSAGES_MAX,
+        ITEM_MESSAGES_MAX, Parcel,
         convert::{FieldError, IncomingError, incoming, known, optional, required},
         v1,
     },
@@ -190,7 +190,7 @@ impl v1::messaging_server::Messaging for Edge {
 impl Edge {
     fn incoming(&self, principal: &Principal, message: Option<v1::Message>) -> Result<Frame, FabricError> {
         let message = message.ok_or_else(|| FabricError::invalid("message", "is missing"))?;
-        frame(&self.door.fabric, message, proven_agent(principal))
+        frame(&self.door.fabric, Parcel::Message(message), proven_agent(principal))
     }
 
     /// Sends many and answers each: those whose form is wrong at once, the others as the fabric answers.
@@ -202,7 +202,7 @@ impl Edge {
         let mut batch = Vec::with_capacity(messages.len());
         for (index, message) in messages.into_iter().enumerate() {
             let tag = index as Tag;
-            match frame(&self.door.fabric, message, sender.as_ref()) {
+            match frame(&self.door.fabric, Parcel::Message(message), sender.as_ref()) {
                 Ok(frame) => {
                     ids[index] = frame.envelope.id().into();
                     batch.push((Some(tag), frame));
@@ -238,10 +238,11 @@ fn receipts(given: Vec<Answer>, count: usize) -> Vec<v1::Receipt> {
 }
 
 /// A message as a checked frame.
-pub fn frame(fabric: &Fabric, message: v1::Message, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
-    incoming(message, sender, || fabric.new_message_id()).map_err(|error| match error {
+pub fn frame(fabric: &Fabric, parcel: Parcel, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
+    incoming(parcel, sender, || fabric.new_message_id()).map_err(|error| match error {
         IncomingError::Field(error) => invalid(error),
         IncomingError::Envelope(error) => error.into(),
+        IncomingError::Malformed(_) => FabricError::invalid("message", error.to_string()),
         IncomingError::BodyTooLarge { bytes } => FabricError::BodyTooLarge {
             bytes,
             max: fabric.config().message_bytes_max,

@@ -28,6 +28,7 @@ use crate::{
         surface::{Attach, DeliveryId, Inbox, Principal, Protocol, Refusal, SessionQueue, Tag, Window},
     },
     rpc::{
+        Parcel, SendFrame,
         convert::{FieldError, known, optional, required},
         v1::{self, client_frame, server_frame},
     },
@@ -175,15 +176,15 @@ impl Reader {
 
     // --- sending -----------------------------------------------------------------------------------------------------
 
-    async fn send(&mut self, send: v1::SendFrame) -> Result<(), Status> {
+    async fn send(&mut self, send: SendFrame) -> Result<(), Status> {
         check_count("send.messages", send.messages.len()).map_err(wrong)?;
         let mode = known("send.receipts", send.receipts).map_err(wrong)?;
         let sender = optional("send.from", &send.from, |text| AgentId::new(text)).map_err(wrong)?;
         Counters::add(&self.door.counters.messages_in, send.messages.len());
         let mut refused = Vec::new();
-        for (index, message) in send.messages.into_iter().enumerate() {
+        for (index, parcel) in send.messages.into_iter().enumerate() {
             let tag = send.first_tag.wrapping_add(index as Tag);
-            match self.frame(message, sender.as_ref()) {
+            match self.frame(parcel, sender.as_ref()) {
                 Ok(frame) => self.batch.push((answered(tag, mode, frame.envelope.qos()), frame)),
                 Err(refusal) => refused.push(show::receipt((tag, Err(refusal)))),
             }
@@ -197,10 +198,10 @@ impl Reader {
         Ok(())
     }
 
-    fn frame(&self, message: v1::Message, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
+    fn frame(&self, parcel: Parcel, sender: Option<&AgentId>) -> Result<Frame, FabricError> {
         let attached = self.session.as_ref().map(|session| session.handle.agent());
         let sender = sender.or(attached).or_else(|| proven_agent(&self.principal));
-        frame(&self.door.fabric, message, sender)
+        frame(&self.door.fabric, parcel, sender)
     }
 
     // --- receiving ---------------------------------------------------------------------------------------------------
