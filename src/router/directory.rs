@@ -12,12 +12,11 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use papaya::HashMap;
 
 use super::{
     registry::{AgentFilter, AgentRecord, AgentView, CommunicationMode, GroupRecord},
     session::SessionCore,
-    topics::Topics,
+    topics::{HashMap, Topics},
 };
 use crate::{
     delivery::{QueueKind, Selection},

@@ -411,6 +411,7 @@ impl Publisher {
     /// bound: that is the edge's back-pressure. A tag of `None` wants no answer (QoS 0).
     pub async fn publish(&mut self, batch: &mut Vec<(Option<Tag>, Frame)>) {
         let now = time::now();
+        let count = batch.len();
         for (tag, frame) in batch.drain(..) {
             if tag.is_some() {
                 if self.sink.permits.available_permits() == 0 {
@@ -420,7 +421,7 @@ impl Publisher {
                 self.take_permit().await;
             }
             match self.fabric.admit(&self.principal, frame, now) {
-                Ok(admitted) => self.gather(tag, admitted),
+                Ok(admitted) => self.gather(tag, admitted, count),
                 Err(error) => {
                     if let Some(tag) = tag {
                         self.sink.push((tag, Err(error)));
@@ -438,7 +439,8 @@ impl Publisher {
         }
     }
 
-    fn gather(&mut self, tag: Option<Tag>, admitted: Admitted) {
+    /// Adds to what goes to its worker; `count` messages at most do.
+    fn gather(&mut self, tag: Option<Tag>, admitted: Admitted, count: usize) {
         let Admitted {
             worker,
             priority,
@@ -451,7 +453,11 @@ impl Publisher {
         let same = |(w, p, _): &&mut (usize, Priority, Vec<Inbound>)| (*w, *p) == (worker, priority);
         match self.batches.iter_mut().find(same) {
             Some((_, _, gathered)) => gathered.push(inbound),
-            None => self.batches.push((worker, priority, vec![inbound])),
+            None => {
+                let mut gathered = Vec::with_capacity(count);
+                gathered.push(inbound);
+                self.batches.push((worker, priority, gathered));
+            }
         }
     }
 

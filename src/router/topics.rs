@@ -6,9 +6,12 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use papaya::HashMap;
 
 use crate::frame::{Address, TopicFilter, TopicName};
+
+/// A map that is read without a lock. Looked up at least twice a message: the standard hasher would cost more than the rest of
+/// the look-up. Seeded at random like that one.
+pub(super) type HashMap<K, V> = papaya::HashMap<K, V, foldhash::quality::RandomState>;
 
 /// The queues of one node's subscribers.
 type Subscribers = Vec<Address>;
@@ -25,7 +28,7 @@ impl Node {
     }
 
     fn child_or_new(&self, level: &str) -> Arc<Node> {
-        let children = self.children.get_or_init(HashMap::new).pin();
+        let children = self.children.get_or_init(HashMap::default).pin();
         children.get_or_insert_with(level.into(), Arc::default).clone()
     }
 
