@@ -119,7 +119,8 @@ impl Shards {
         // A fair share to begin with; each tick gives what is free to whoever needs it.
         let body_budget = context.config.body_cache_bytes_max / u64::from(SHARDS);
         let recover = |(id, fence, image): (ShardId, Fence, ShardImage)| {
-            let mut state = ShardState::recover(fence.epoch, image, limits.clone(), mark, now);
+            let known = |queue: &Address| context.directory.queue_of(queue);
+            let mut state = ShardState::recover(fence.epoch, image, limits.clone(), mark, &known, now);
             state.set_body_budget(body_budget);
             Owned {
                 id,
