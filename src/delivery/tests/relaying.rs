@@ -87,8 +87,12 @@ impl Run {
                 self.world.pump();
                 self.world.begin_commit();
             }
-            Step::Complete => drop(self.world.complete()),
-            Step::Fail => drop(self.world.fail()),
+            Step::Complete => {
+                self.world.complete();
+            }
+            Step::Fail => {
+                self.world.fail();
+            }
             Step::WaitSecs(secs) => self.world.wait_secs(secs),
             Step::Crash => self.crash(),
             Step::SourceSettles(source) => {
