@@ -44,6 +44,7 @@ fn ours() -> (Sender<Item>, Receiver<Item>) {
     lanes(Bounds {
         items_per_lane_max: NonZeroUsize::new(CAPACITY).expect("above 0"),
         bytes_max: NonZeroUsize::new(64 << 20).expect("above 0"),
+        parts_max: NonZeroUsize::MAX,
     })
 }
 

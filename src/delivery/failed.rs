@@ -7,13 +7,12 @@
 use super::{
     message::State,
     output::{After, Out, Verdict},
-    relay::Copies,
     state::{ShardState, Timer},
 };
-use crate::frame::{Seq, ShardId, record::Receipt};
+use crate::frame::{Seq, record::Receipt};
 
 /// The wait before what failed is tried again: a full disk has room again once something settles or is cleaned up, within seconds.
-const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl<A> ShardState<A> {
     /// A commit failed: what it would have changed is undone here or tried again later, and the callers learn it. What the store
@@ -31,10 +30,7 @@ impl<A> ShardState<A> {
                 }
                 After::Duplicate { answer, .. } | After::SettledToo { answer, .. } => answer,
                 After::Relayed { source, seq, copies } => {
-                    if let Some(copies) = copies {
-                        self.failed_copies.insert((source, seq), copies);
-                        self.set_timer(self.latest + AGAIN_AFTER, Timer::CopiesAgain(source, seq));
-                    }
+                    self.copies_failed(source, seq, copies);
                     None
                 }
             };
@@ -96,21 +92,5 @@ impl<A> ShardState<A> {
             self.settled_order.remove(at);
         }
         Some(receipt)
-    }
-
-    /// The copies' turn has come: the next pump, which knows who may have them, applies them.
-    pub(super) fn copies_again(&mut self, source: ShardId, seq: Seq) {
-        if self.failed_copies.contains_key(&(source, seq)) {
-            self.copies_due.push((source, seq));
-        }
-    }
-
-    /// The copies that are to be applied again now.
-    pub(super) fn take_due_copies(&mut self) -> Vec<Copies> {
-        let due = std::mem::take(&mut self.copies_due);
-        due.iter()
-            .filter_map(|id| self.failed_copies.remove(id))
-            .map(|copies| *copies)
-            .collect()
     }
 }

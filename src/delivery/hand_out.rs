@@ -18,6 +18,12 @@ pub(super) const READ_AHEAD: usize = 64;
 /// Bytes read ahead in one go, the first message aside: a session's usual window.
 pub(super) const READ_AHEAD_BYTES: u64 = 1 << 20;
 
+/// Messages of one queue that a pump steps over because no session that fits them has credit (a protocol that the sender demands, an
+/// agent that policy demands); behind so many the queue waits. Each is looked at again by every pump of the queue, at some 50 ns.
+pub(super) const STEPPED_OVER_MAX: usize = 256;
+/// Bytes of such messages, the first aside: they stay in memory.
+pub(super) const STEPPED_OVER_BYTES_MAX: u64 = 1 << 20;
+
 /// Decides whether a consumer may have a message (G10); asked at every hand-out.
 pub type Gate<'a> = dyn Fn(&Consumer, &Frame) -> bool + 'a;
 
@@ -32,10 +38,27 @@ enum Step {
     HandedOut,
     /// This priority cannot go on until a read completes.
     LaneWaits,
-    /// No consumer has credit: the queue cannot go on.
+    /// No consumer that may go on has credit: the queue cannot go on.
     QueueWaits,
+    /// Nobody that fits the message has credit, but others have: go on behind it, without those that fit.
+    SteppedOver,
     /// The message was skipped, parked or expired: go on.
     Skipped,
+}
+
+/// What one pump of a queue stepped over.
+#[derive(Default)]
+struct SteppedOver {
+    messages: Vec<(Priority, Seq)>,
+    bytes: u64,
+    /// Consumers that get nothing more in this pump: something older waits for them.
+    held_back: Vec<ConsumerId>,
+}
+
+impl SteppedOver {
+    fn is_full(&self) -> bool {
+        self.messages.len() >= STEPPED_OVER_MAX || self.bytes >= STEPPED_OVER_BYTES_MAX
+    }
 }
 
 impl<A> ShardState<A> {
@@ -90,9 +113,7 @@ impl<A> ShardState<A> {
     /// Hands out what the queues that changed allow, and relays what waits in the outbox.
     pub fn pump(&mut self, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         self.latest = now;
-        for copies in self.take_due_copies() {
-            self.apply_copies(copies, now, out, gate);
-        }
+        self.apply_due_copies(now, out, gate);
         while let Some(ix) = self.dirty.pop() {
             if let Some(queue) = self.queues[ix as usize].as_mut() {
                 queue.dirty = false;
@@ -104,6 +125,11 @@ impl<A> ShardState<A> {
         self.settle_down();
     }
 
+    /// Hands out what one queue may.
+    ///
+    /// A message whose fitting consumers are all out of credit does not hold up what others can take: it is stepped over, and those
+    /// consumers get nothing younger in this pump. Every pump begins with what was stepped over, so that each consumer gets what it can
+    /// get in the order of its lane; between two consumers no order is promised.
     fn pump_queue(&mut self, ix: QueueIx, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         let queue = self.queue(ix);
         if queue.consumers.is_empty() {
@@ -113,17 +139,21 @@ impl<A> ShardState<A> {
             return;
         }
         let mut open = [true; Priority::COUNT];
+        let mut stepped = SteppedOver::default();
         while let Some(priority) = self.queue_mut(ix).turn(open) {
             let seq = self
                 .queue(ix)
                 .front(priority)
                 .expect("a turn goes to a priority that has a message");
-            match self.hand_out_front(ix, priority, seq, now, out, gate) {
+            match self.hand_out_front(ix, priority, seq, &mut stepped, now, out, gate) {
                 Step::HandedOut => self.queue_mut(ix).spend(priority),
-                Step::Skipped => {}
+                Step::Skipped | Step::SteppedOver => {}
                 Step::LaneWaits => open[priority.index()] = false,
-                Step::QueueWaits => return,
+                Step::QueueWaits => break,
             }
+        }
+        for (priority, seq) in stepped.messages {
+            self.queue_mut(ix).push_returned(priority, seq);
         }
     }
 
@@ -132,6 +162,7 @@ impl<A> ShardState<A> {
         ix: QueueIx,
         priority: Priority,
         seq: Seq,
+        stepped: &mut SteppedOver,
         now: Timestamp,
         out: &mut Out<A>,
         gate: &Gate<'_>,
@@ -147,7 +178,10 @@ impl<A> ShardState<A> {
         }
         let Some(frame) = message.frame.as_deref() else {
             // A body is read for someone who can take it; otherwise stalled sessions would fill the memory.
-            if !self.queue(ix).has_credit(message.weight(), self.worker) {
+            if !self
+                .queue(ix)
+                .has_credit(message.weight(), self.worker, &stepped.held_back)
+            {
                 return Step::QueueWaits;
             }
             self.read_ahead(ix, priority, out);
@@ -157,14 +191,27 @@ impl<A> ShardState<A> {
         let queue = self.queues[ix as usize]
             .as_mut()
             .expect("the queue being pumped is there");
-        match queue.pick(wish_of(frame), bytes, worker, |consumer| gate(consumer, frame)) {
+        let is_alone = queue.consumers.len() == 1;
+        let (wish, may_have) = (wish_of(frame), |consumer: &Consumer| gate(consumer, frame));
+        match queue.pick(wish, bytes, worker, &stepped.held_back, may_have) {
             Ok(consumer) => {
                 let consumer = consumer.clone();
                 self.queue_mut(ix).pop(priority);
                 self.lease(ix, seq, &consumer, now, out);
                 Step::HandedOut
             }
-            Err(NoConsumer::NoCredit) => Step::QueueWaits,
+            // Alone it is all there is to wait for: the usual case, and one without an allocation.
+            Err(NoConsumer::NoCredit) if is_alone || stepped.is_full() => Step::QueueWaits,
+            Err(NoConsumer::NoCredit) => {
+                queue.hold_back(wish, may_have, &mut stepped.held_back);
+                if stepped.held_back.len() == queue.consumers.len() {
+                    return Step::QueueWaits;
+                }
+                queue.pop(priority);
+                stepped.bytes += bytes;
+                stepped.messages.push((priority, seq));
+                Step::SteppedOver
+            }
             Err(NoConsumer::NoneFits) => {
                 queue.pop(priority);
                 queue.parked.insert(seq);

@@ -6,6 +6,7 @@
 
 mod bodies;
 mod config;
+mod copies;
 mod credit;
 mod failed;
 mod hand_out;
@@ -24,12 +25,13 @@ mod timers;
 mod tests;
 
 pub use config::Limits;
+pub use copies::Copies;
 pub use credit::{Credit, LaneBounds, WORKERS_MAX, WaitingWorkers, WorkerMark};
 pub use hand_out::Gate;
 pub use message::{ConsumerId, Lease};
 pub use output::{Acceptance, After, Counts, HandOut, Load, Out, Relay, Targets, Verdict};
 pub use query::{Held, Listed};
 pub use queue::{Consumer, QueueKind, Selection};
-pub use relay::Copies;
+pub use recover::Known;
 pub use settle::Nack;
 pub use state::{Publish, Route, ShardState};

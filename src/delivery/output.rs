@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
+    copies::Copies,
     credit::WaitingWorkers,
     message::{ConsumerId, Lease},
-    relay::Copies,
 };
 use crate::frame::{
     Address, Frame, Seq, ShardId,
@@ -129,12 +129,11 @@ pub enum After<A> {
     Settled { seq: Seq, keep: Keep, answer: Option<A> },
     /// A second acknowledgement came while the first one's commit was under way.
     SettledToo { seq: Seq, answer: Option<A> },
-    /// All copies that shard `source` relayed under a sequence are in. They come along in case that the commit fails; without them it is
-    /// a repeat.
+    /// Copies that shard `source` relayed under a sequence are in. They come along in case that the commit fails.
     Relayed {
         source: ShardId,
         seq: Seq,
-        copies: Option<Box<Copies>>,
+        copies: Box<Copies>,
     },
     /// A dead letter was replayed.
     Replayed { seq: Seq, answer: Option<A> },

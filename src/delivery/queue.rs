@@ -276,25 +276,27 @@ impl Queue {
         *share = share.saturating_sub(1);
     }
 
-    /// Picks a consumer that fits the message, may have it and has credit, and takes the credit.
+    /// Picks a consumer that fits the message, may have it, has credit and is not held back, and takes the credit.
     pub fn pick(
         &mut self,
         wish: Wish<'_>,
         bytes: u64,
         worker: WorkerMark,
+        held_back: &[ConsumerId],
         may_have: impl Fn(&Consumer) -> bool,
     ) -> Result<&Consumer, NoConsumer> {
         let (rotation, count, kind) = (self.next_consumer, self.consumers.len(), self.kind);
         let fits = |consumer: &Consumer| wish.allows(consumer) && may_have(consumer);
         let rank = |(at, consumer): &(usize, &Consumer)| wish.rank(kind, consumer, turns_from(rotation, *at, count));
         let fitting = || self.consumers.iter().enumerate().filter(|(_, consumer)| fits(consumer));
-        let best = fitting()
+        let going_on = || fitting().filter(|(_, consumer)| !held_back.contains(&consumer.id));
+        let best = going_on()
             .filter(|(_, consumer)| consumer.credit.has_room(bytes))
             .min_by_key(rank);
         // The others are asked too where the best one lost its room meanwhile: each that refuses keeps this worker's mark.
         let picked = best
             .into_iter()
-            .chain(fitting())
+            .chain(going_on())
             .find(|(_, consumer)| consumer.credit.try_take(bytes, worker));
         match picked {
             Some((at, _)) => {
@@ -306,14 +308,24 @@ impl Queue {
         }
     }
 
-    /// True where some consumer has credit for so many bytes; each that has none keeps this worker's mark.
-    pub fn has_credit(&self, bytes: u64, worker: WorkerMark) -> bool {
+    /// True where some consumer that is not held back has credit for so many bytes; each that has none keeps this worker's mark.
+    pub fn has_credit(&self, bytes: u64, worker: WorkerMark, held_back: &[ConsumerId]) -> bool {
         // Every one is asked: a mark is what brings the worker back.
-        let with_room = self
+        let going_on = self.consumers.iter().filter(|c| !held_back.contains(&c.id));
+        going_on.filter(|c| c.credit.has_room_or_marks(bytes, worker)).count() > 0
+    }
+
+    /// Lists every consumer that a message waits for.
+    pub fn hold_back(&self, wish: Wish<'_>, may_have: impl Fn(&Consumer) -> bool, held_back: &mut Vec<ConsumerId>) {
+        for consumer in self
             .consumers
             .iter()
-            .filter(|c| c.credit.has_room_or_marks(bytes, worker));
-        with_room.count() > 0
+            .filter(|consumer| wish.allows(consumer) && may_have(consumer))
+        {
+            if !held_back.contains(&consumer.id) {
+                held_back.push(consumer.id);
+            }
+        }
     }
 
     /// Any consumer for a QoS 0 message, chosen by the same rank; no credit is taken.
@@ -394,7 +406,7 @@ mod tests {
         let picks: Vec<_> = (0..4)
             .map(|_| {
                 queue
-                    .pick(Wish::default(), 1, WorkerMark::of(0), |_| true)
+                    .pick(Wish::default(), 1, WorkerMark::of(0), &[], |_| true)
                     .unwrap()
                     .id
                     .0

@@ -1,6 +1,6 @@
 //! The start of a shard from what the store holds of it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     config::Limits,
@@ -11,16 +11,28 @@ use super::{
 };
 use crate::{
     frame::{
-        Seq,
+        Address, Seq,
         record::{Keep, Reason, ShardImage, StoredMessage},
     },
     time::Timestamp,
 };
 
+/// What a queue is for, and how long its messages stay readable as history; asked at recovery, before anyone publishes or attaches.
+pub type Known<'a> = dyn Fn(&Address) -> (QueueKind, Duration) + 'a;
+
 impl<A> ShardState<A> {
     /// The shard as its image says, under a new claim. Messages wait in their lanes in order of sequence, fan-outs that were not
     /// marked done go out again, and everything may have been delivered before.
-    pub fn recover(epoch: u64, image: ShardImage, limits: Arc<Limits>, worker: WorkerMark, now: Timestamp) -> Self {
+    ///
+    /// `known` says what a queue is for: the store has messages, and not the modes and retentions of groups.
+    pub fn recover(
+        epoch: u64,
+        image: ShardImage,
+        limits: Arc<Limits>,
+        worker: WorkerMark,
+        known: &Known<'_>,
+        now: Timestamp,
+    ) -> Self {
         let mut shard = Self::new(epoch, limits, worker);
         shard.cursors = image.cursors.into_iter().collect();
         shard.receipt_floor = image.receipt_floor;
@@ -31,13 +43,15 @@ impl<A> ShardState<A> {
             shard.settled_order.push_back((settle_no, receipt.seq));
         }
         for stored in &image.messages {
-            shard.recover_message(stored, now);
+            shard.recover_message(stored, known, now);
         }
         shard
     }
 
-    fn recover_message(&mut self, stored: &StoredMessage, now: Timestamp) {
-        let ix = self.open_queue(&stored.queue, QueueKind::of(&stored.queue));
+    fn recover_message(&mut self, stored: &StoredMessage, known: &Known<'_>, now: Timestamp) {
+        let (kind, retention) = known(&stored.queue);
+        let ix = self.open_queue(&stored.queue, kind);
+        self.queue_mut(ix).retention = retention;
         let seq = stored.seq;
         match stored.keep {
             Keep::Nothing => self.recover_waiting(stored, ix, now),
@@ -95,7 +109,7 @@ impl<A> ShardState<A> {
     }
 
     /// Removes a queue with everything in it: its agent, group or durable session is gone.
-    pub fn handle_remove_queue(&mut self, address: &crate::frame::Address, now: Timestamp, out: &mut super::Out<A>) {
+    pub fn handle_remove_queue(&mut self, address: &Address, now: Timestamp, out: &mut super::Out<A>) {
         let Some(ix) = self.find_queue(address.hash64(), address.as_str()) else {
             return;
         };
@@ -111,7 +125,7 @@ impl<A> ShardState<A> {
     }
 
     /// Makes a durable session's queue, so that copies for it are kept while the session is away.
-    pub fn handle_open_durable(&mut self, address: &crate::frame::Address) {
+    pub fn handle_open_durable(&mut self, address: &Address) {
         let ix = self.open_queue(address, QueueKind::DurableSession);
         self.queue_mut(ix).kind = QueueKind::DurableSession;
     }

@@ -1,39 +1,24 @@
-//! Fan-out across shards: the outbox of the source and the cursor of the target.
+//! Fan-out across shards, at the source: the outbox.
 //!
 //! The source commits the message with its targets, relays in order of sequence and settles once every shard has applied its
-//! copies. The target applies copies under a cursor (source, sequence), so that a repeat after a crash changes nothing.
+//! copies. `copies.rs` has the other end.
 
 use super::{
-    Gate,
     hand_out::{READ_AHEAD, READ_AHEAD_BYTES},
     message::{Message, State},
-    output::{After, Out, Relay, Targets},
-    queue::QueueKind,
-    settle::RejectedCopy,
-    state::{Publish, Route, ShardState},
+    output::{Out, Relay, Targets},
+    state::ShardState,
 };
 use crate::{
     frame::{
-        Address, Frame, Qos, Seq, ShardId,
-        record::{IdHash, MessageKey, Op, Reason, Status},
+        Address, Frame, Seq, ShardId,
+        record::{Reason, Status},
     },
     time::Timestamp,
 };
 
 /// Most fan-outs whose copies one shard has under way at once; the next ones wait in its outbox.
 pub(super) const RELAYS_MAX: usize = 256;
-
-/// Copies that arrive at a target shard.
-#[derive(Clone, Debug)]
-pub struct Copies {
-    pub source: ShardId,
-    /// `None` at QoS 0.
-    pub seq: Option<Seq>,
-    pub frame: Frame,
-    pub key: MessageKey,
-    pub id_hash: IdHash,
-    pub targets: Vec<Address>,
-}
 
 impl<A> ShardState<A> {
     pub(super) fn relay_at_once(&self, frame: &Frame, targets: &Targets, out: &mut Out<A>) {
@@ -98,82 +83,6 @@ impl<A> ShardState<A> {
             .map(|(_, seq)| seq)
             .collect();
         ahead.into_iter().for_each(|seq| self.load(seq, out));
-    }
-
-    /// Copies from another shard (or this one).
-    pub fn handle_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        if let Some(seq) = copies.seq {
-            let applied = self.cursors.entry(copies.source).or_default();
-            if *applied >= seq {
-                self.after.push(After::Relayed {
-                    source: copies.source,
-                    seq,
-                    copies: None,
-                });
-                return;
-            }
-            *applied = seq;
-        }
-        self.apply_copies(copies, now, out, gate);
-    }
-
-    pub(super) fn apply_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        let ops_before = self.ops.len();
-        for target in &copies.targets {
-            self.take_copy(&copies, target, now, out, gate);
-        }
-        if let Some(seq) = copies.seq {
-            let source = copies.source;
-            if self.ops.len() > ops_before {
-                let upto = self.cursor_of(source);
-                self.ops.push(Op::Cursor { source, upto });
-            }
-            let copies = Some(Box::new(copies));
-            self.after.push(After::Relayed { source, seq, copies });
-        }
-    }
-
-    /// What the store may hold as applied: nothing at or above copies that failed and are to be applied again, or a restart in between
-    /// would drop them as repeats.
-    fn cursor_of(&self, source: ShardId) -> Seq {
-        let applied = self.cursors.get(&source).copied().unwrap_or_default();
-        let failed = self.failed_copies.range((source, Seq::ZERO)..).next();
-        match failed {
-            Some(((of, seq), _)) if *of == source => applied.min(Seq::from_raw(seq.raw().saturating_sub(1))),
-            _ => applied,
-        }
-    }
-
-    fn take_copy(&mut self, copies: &Copies, target: &Address, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        let rejected = |reason| RejectedCopy {
-            key: copies.key,
-            id_hash: copies.id_hash,
-            address: target.clone(),
-            reason,
-        };
-        let is_durable = copies.frame.envelope.qos() != Qos::AtMostOnce;
-        let found = self.find_queue(target.hash64(), target.as_str());
-        let is_session = QueueKind::of(target) == QueueKind::DurableSession;
-        let is_known = || self.keys.contains_key(&(copies.key, target.hash64()));
-        match found {
-            None if is_session && is_durable && is_known() => return,
-            None if is_session && is_durable => return self.reject_copy(&rejected(Reason::Removed), now, out),
-            Some(ix) if is_durable && self.full(ix, copies.frame.encoded_len()).is_some() => {
-                if !is_known() {
-                    self.reject_copy(&rejected(Reason::QueueFull), now, out);
-                }
-                return;
-            }
-            _ => {}
-        }
-        let publish = Publish {
-            frame: copies.frame.clone(),
-            key: copies.key,
-            id_hash: copies.id_hash,
-            route: Route::Copy { queue: target.clone() },
-            answer: None,
-        };
-        self.handle_publish(publish, now, out, gate);
     }
 
     /// A target shard has applied its copies of a fan-out.

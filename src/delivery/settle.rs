@@ -313,11 +313,7 @@ impl<A> ShardState<A> {
                     let verdict = if is_settled { Verdict::Settled } else { Verdict::Failed };
                     out.answers.extend(answer.map(|answer| (answer, verdict)));
                 }
-                After::Relayed { source, seq, copies } => {
-                    if copies.is_some() || !self.failed_copies.contains_key(&(source, seq)) {
-                        out.relayed.push((source, seq));
-                    }
-                }
+                After::Relayed { source, seq, .. } => self.copies_committed(source, seq, out),
                 After::Replayed { seq, answer } => {
                     self.replayed(seq);
                     out.answers

@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -15,12 +15,12 @@ use hashbrown::{HashMap, HashTable};
 use super::{
     Gate,
     config::Limits,
+    copies::Line,
     credit::WorkerMark,
     hand_out::wish_of,
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, HandOut, Out, Targets, Verdict},
     queue::{Queue, QueueIx, QueueKind},
-    relay::Copies,
 };
 use crate::{
     frame::{
@@ -69,7 +69,7 @@ pub(super) enum Timer {
     /// A settle whose commit failed is tried again.
     SettleAgain(Seq),
     /// Copies whose commit failed are applied again.
-    CopiesAgain(ShardId, Seq),
+    CopiesAgain(ShardId),
 }
 
 /// One shard.
@@ -90,7 +90,14 @@ pub struct ShardState<A> {
     pub(super) receipt_floor: SettleNo,
     /// Receipts evicted since the store was told.
     pub(super) floor_pending: usize,
+    /// Up to where the copies of each source are confirmed, and what of a source is under way.
     pub(super) cursors: HashMap<ShardId, Seq>,
+    pub(super) lines: HashMap<ShardId, Line>,
+    /// Sources whose copies are to be looked at by the next pump.
+    pub(super) copies_due: Vec<ShardId>,
+    /// Bytes of copies in the commit that is being gathered, and the number of that commit.
+    pub(super) copied_bytes: usize,
+    pub(super) commit_no: u64,
     /// Fan-outs that are not relayed yet, oldest first, and how many are under way.
     pub(super) outbox: VecDeque<Seq>,
     pub(super) relaying: usize,
@@ -102,9 +109,6 @@ pub struct ShardState<A> {
     pub(super) after: Vec<After<A>>,
     /// Replays under way: the new message to its dead letter.
     pub(super) replaying: HashMap<Seq, Seq>,
-    /// Copies whose commit failed; each source has so many under way at most as its outbox relays at once.
-    pub(super) failed_copies: BTreeMap<(ShardId, Seq), Box<Copies>>,
-    pub(super) copies_due: Vec<(ShardId, Seq)>,
     /// The last time that a pump or a timer ran.
     pub(super) latest: Timestamp,
     pub(super) body_budget: u64,
@@ -132,6 +136,10 @@ impl<A> ShardState<A> {
             receipt_floor: SettleNo::default(),
             floor_pending: 0,
             cursors: HashMap::new(),
+            lines: HashMap::new(),
+            copies_due: Vec::new(),
+            copied_bytes: 0,
+            commit_no: 0,
             outbox: VecDeque::new(),
             relaying: 0,
             timers: BinaryHeap::new(),
@@ -141,8 +149,6 @@ impl<A> ShardState<A> {
             ops: Vec::new(),
             after: Vec::new(),
             replaying: HashMap::new(),
-            failed_copies: BTreeMap::new(),
-            copies_due: Vec::new(),
             latest: Timestamp::NEVER,
             body_budget: u64::MAX,
             cached_bytes: 0,
@@ -153,6 +159,7 @@ impl<A> ShardState<A> {
 
     /// The operations since the last call, and what follows once they are committed.
     pub fn take_commit(&mut self) -> (Vec<Op>, Vec<After<A>>) {
+        (self.copied_bytes, self.commit_no) = (0, self.commit_no + 1);
         (std::mem::take(&mut self.ops), std::mem::take(&mut self.after))
     }
 

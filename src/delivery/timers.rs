@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::{
+    copies::Pace,
     message::{Message, State},
     output::Out,
     state::{ShardState, Timer},
@@ -24,10 +25,10 @@ impl<A> ShardState<A> {
     }
 
     pub(super) fn bound_timers(&mut self) {
-        if self.timers.len() <= 4 * (self.messages.len() + self.failed_copies.len()) + TIMERS_SLACK {
+        if self.timers.len() <= 4 * (self.messages.len() + self.lines.len()) + TIMERS_SLACK {
             return;
         }
-        let messages = &self.messages;
+        let (messages, lines) = (&self.messages, &self.lines);
         self.timers.retain(|Reverse((at, timer))| match *timer {
             Timer::Expire(seq) => messages
                 .get(&seq)
@@ -36,7 +37,7 @@ impl<A> ShardState<A> {
             Timer::VisibilityEnds(seq, lease) => messages.get(&seq).is_some_and(|m| m.is_leased_as(lease)),
             Timer::KeptAgesOut(seq) => messages.get(&seq).is_some_and(Message::is_kept),
             Timer::SettleAgain(seq) => messages.get(&seq).is_some_and(Message::is_in_doubt),
-            Timer::CopiesAgain(source, seq) => self.failed_copies.contains_key(&(source, seq)),
+            Timer::CopiesAgain(source) => lines.get(&source).is_some_and(|line| line.pace == Pace::Resting),
         });
         self.timers.shrink_to(2 * self.timers.len());
     }
@@ -104,7 +105,7 @@ impl<A> ShardState<A> {
             }
             Timer::KeptAgesOut(seq) => self.forget_kept(seq),
             Timer::SettleAgain(seq) => self.settle_again(seq, now, out),
-            Timer::CopiesAgain(source, seq) => self.copies_again(source, seq),
+            Timer::CopiesAgain(source) => self.copies_again(source),
         }
     }
 }

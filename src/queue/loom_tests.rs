@@ -37,6 +37,7 @@ fn small(items_per_lane_max: usize, bytes_max: usize) -> (Sender<Item>, Receiver
     lanes(Bounds {
         items_per_lane_max: NonZeroUsize::new(items_per_lane_max).expect("tests use bounds above 0"),
         bytes_max: NonZeroUsize::new(bytes_max).expect("tests use bounds above 0"),
+        parts_max: NonZeroUsize::MAX,
     })
 }
 

@@ -29,7 +29,7 @@ use std::{array, fmt, num::NonZeroUsize};
 use crossbeam::utils::CachePadded;
 
 use self::{
-    admission::{Admission, Refusal},
+    admission::{Admission, Charge, Refusal},
     parker::Parker,
     ring::Ring,
     shares::Waiting,
@@ -46,6 +46,11 @@ use crate::frame::Priority;
 pub trait Weigh {
     /// The memory that the item keeps alive, in bytes.
     fn weight_bytes(&self) -> usize;
+
+    /// How many things the item stands for: a batch is as many as it holds. Counts as 1 at least.
+    fn parts(&self) -> usize {
+        1
+    }
 }
 
 /// What a queue holds at most. A push beyond it is refused with [`PushError::Full`].
@@ -53,8 +58,10 @@ pub trait Weigh {
 pub struct Bounds {
     /// Items in each priority's lane. The slots of a lane are allocated by its first item and stay allocated.
     pub items_per_lane_max: NonZeroUsize,
-    /// Bytes over all lanes. A single heavier item is still let in, but only while nothing else is queued.
+    /// Bytes over all lanes, below 512 GiB. A single heavier item is still let in, but only while nothing else is queued.
     pub bytes_max: NonZeroUsize,
+    /// [`Weigh::parts`] over all lanes, below 4 Mi. A single item of more is still let in, but only while nothing else is queued.
+    pub parts_max: NonZeroUsize,
 }
 
 /// Which bound a push met.
@@ -64,6 +71,8 @@ pub enum Bound {
     Items,
     /// [`Bounds::bytes_max`].
     Bytes,
+    /// [`Bounds::parts_max`].
+    Parts,
 }
 
 impl fmt::Display for Bound {
@@ -71,6 +80,7 @@ impl fmt::Display for Bound {
         f.write_str(match self {
             Self::Items => "items of this priority",
             Self::Bytes => "bytes over all priorities",
+            Self::Parts => "parts over all priorities",
         })
     }
 }
@@ -118,6 +128,8 @@ pub struct Occupancy {
     pub items: [usize; Priority::COUNT],
     /// Bytes over all priorities, those of pushes under way included.
     pub bytes: usize,
+    /// Parts over all priorities, those of pushes under way included.
+    pub parts: usize,
 }
 
 /// A new queue within `bounds`. It closes when either end says so, when the receiver is dropped, or when the last
@@ -137,21 +149,21 @@ struct Lanes<T> {
     /// Live [`Sender`]s. Written by their clones (Relaxed: the cloned one keeps it above 0) and drops (AcqRel: the
     /// last one closes after all that the others did).
     senders: AtomicUsize,
-    /// From here on room is worth a wake-up: half of either bound. Told of every drain of 256 out of 4,096, producers
+    /// From here on room is worth a wake-up: half of any bound. Told of every drain of 256 out of 4,096, producers
     /// and consumer would switch to and fro for each; telling them late gave 1.1 to 1.5 times the items a second.
     room_told: Room,
 }
 
-/// Items and bytes that became free.
+/// Items, and what they were charged, that became free.
 #[derive(Clone, Copy, Debug)]
 struct Room {
     items: usize,
-    bytes: usize,
+    charge: Charge,
 }
 
 /// An item with what it was charged, so that the same is given back however its weight changes meanwhile.
 struct Entry<T> {
-    charge: usize,
+    charge: Charge,
     item: T,
 }
 
@@ -159,13 +171,13 @@ impl<T> Lanes<T> {
     fn new(bounds: Bounds) -> Self {
         Self {
             rings: array::from_fn(|_| Ring::new(bounds.items_per_lane_max)),
-            admission: CachePadded::new(Admission::new(bounds.bytes_max)),
+            admission: CachePadded::new(Admission::new(bounds.bytes_max, bounds.parts_max)),
             parker: CachePadded::new(Parker::new()),
             space: CachePadded::new(Space::new()),
             senders: AtomicUsize::new(1),
             room_told: Room {
                 items: bounds.items_per_lane_max.get() / 2,
-                bytes: bounds.bytes_max.get() / 2,
+                charge: Charge::of(bounds.bytes_max.get() / 2, bounds.parts_max.get() / 2),
             },
         }
     }
@@ -179,7 +191,8 @@ impl<T> Lanes<T> {
     }
 
     fn is_worth_telling(&self, room: Room) -> bool {
-        room.items >= self.room_told.items || room.bytes >= self.room_told.bytes
+        let (free, told) = (room.charge, self.room_told.charge);
+        room.items >= self.room_told.items || free.bytes() >= told.bytes() || free.parts() >= told.parts()
     }
 
     fn close(&self) {
@@ -188,9 +201,9 @@ impl<T> Lanes<T> {
         self.space.notify();
     }
 
-    /// Gives back the bytes of a push that then found its ring full. They may be what another producer waits for,
+    /// Gives back the charge of a push that then found its ring full. They may be what another producer waits for,
     /// and on a closed queue what the consumer waits for to call it finished.
-    fn abandon(&self, charge: usize) {
+    fn abandon(&self, charge: Charge) {
         self.admission.release(charge);
         self.parker.notify();
         self.space.notify();
@@ -199,17 +212,19 @@ impl<T> Lanes<T> {
     fn occupancy(&self) -> Occupancy {
         Occupancy {
             items: array::from_fn(|index| self.rings[index].len()),
-            bytes: self.admission.bytes(),
+            bytes: self.admission.charged().bytes(),
+            parts: self.admission.charged().parts(),
         }
     }
 }
 
 impl<T> fmt::Debug for Lanes<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Occupancy { items, bytes } = self.occupancy();
+        let Occupancy { items, bytes, parts } = self.occupancy();
         f.debug_struct("Lanes")
             .field("items", &items)
             .field("bytes", &bytes)
+            .field("parts", &parts)
             .field("closed", &self.admission.is_closed())
             .finish_non_exhaustive()
     }

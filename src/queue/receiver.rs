@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Entry, Lanes, Occupancy, Room, shares::Shares, sync::Arc};
+use super::{Entry, Lanes, Occupancy, Room, admission::Charge, shares::Shares, sync::Arc};
 use crate::frame::Priority;
 
 /// The consumer's end of [`lanes`](super::lanes). There is one; dropping it closes the queue and drops what is left.
@@ -36,7 +36,10 @@ impl<T> Receiver<T> {
         Self {
             lanes,
             shares: Shares::new(),
-            untold: Room { items: 0, bytes: 0 },
+            untold: Room {
+                items: 0,
+                charge: Charge::of(0, 0),
+            },
             parked: None,
         }
     }
@@ -50,7 +53,7 @@ impl<T> Receiver<T> {
     /// Producers that wait are woken once half a bound is free again, or all is drained. A consumer that stops in
     /// between, and waits for one of them before it goes on, waits for ever.
     pub fn drain(&mut self, budget: usize, out: &mut Vec<T>) -> usize {
-        let (mut left, mut freed) = (budget, 0);
+        let (mut left, mut freed) = (budget, Charge::default());
         let mut waiting = self.lanes.waiting();
         while left > 0 && !waiting.is_empty() {
             for priority in Priority::DESCENDING {
@@ -64,9 +67,9 @@ impl<T> Receiver<T> {
                 } else {
                     self.shares.left(priority).min(left)
                 };
-                let (items, bytes) = self.take(priority, share, out);
+                let (items, charge) = self.take(priority, share, out);
                 left -= items;
-                freed += bytes;
+                freed = freed.plus(charge);
                 if !alone {
                     self.shares.spend(priority, items);
                 }
@@ -80,7 +83,7 @@ impl<T> Receiver<T> {
             }
         }
         let items = budget - left;
-        self.make_room(Room { items, bytes: freed });
+        self.make_room(Room { items, charge: freed });
         items
     }
 
@@ -135,27 +138,31 @@ impl<T> Receiver<T> {
         if room.items == 0 {
             return;
         }
-        self.lanes.admission.release(room.bytes);
+        self.lanes.admission.release(room.charge);
         self.untold.items += room.items;
-        self.untold.bytes += room.bytes;
+        // Never more than two bounds' worth: it is told at half of one, and a drain frees one at most.
+        self.untold.charge = self.untold.charge.plus(room.charge);
         if self.lanes.is_worth_telling(self.untold) || self.lanes.waiting().is_empty() {
-            self.untold = Room { items: 0, bytes: 0 };
+            self.untold = Room {
+                items: 0,
+                charge: Charge::default(),
+            };
             self.lanes.space.notify();
         }
     }
 
-    /// Moves up to `share` items of one priority; returns how many, and the bytes that they were charged.
-    fn take(&self, priority: Priority, share: usize, out: &mut Vec<T>) -> (usize, usize) {
-        let (mut items, mut bytes) = (0, 0);
+    /// Moves up to `share` items of one priority; returns how many, and what they were charged.
+    fn take(&self, priority: Priority, share: usize, out: &mut Vec<T>) -> (usize, Charge) {
+        let (mut items, mut freed) = (0, Charge::default());
         while items < share {
             let Some(Entry { charge, item }) = self.lanes.ring(priority).pop() else {
                 break;
             };
             out.push(item);
             items += 1;
-            bytes += charge;
+            freed = freed.plus(charge);
         }
-        (items, bytes)
+        (items, freed)
     }
 
     fn waker_of_this_thread(&mut self) -> Waker {

@@ -1,9 +1,10 @@
 //! The producers' end.
 
-use std::{collections::VecDeque, future::poll_fn, task::Poll};
+use std::{cell::Cell, collections::VecDeque, future::poll_fn, task::Poll};
 
 use super::{
     BatchError, Bound, Entry, Lanes, Occupancy, PushError, Refusal, Weigh,
+    admission::Charge,
     sync::{Arc, Ordering},
 };
 use crate::frame::Priority;
@@ -47,16 +48,11 @@ impl<T: Weigh> Sender<T> {
                 item,
             });
         }
-        let charge = lanes.admission.charge(item.weight_bytes());
+        let charge = lanes.admission.charge(item.weight_bytes(), item.parts());
         match lanes.admission.reserve(charge) {
             Ok(()) => {}
             Err(Refusal::Closed) => return Err(PushError::Closed(item)),
-            Err(Refusal::OutOfBytes) => {
-                return Err(PushError::Full {
-                    bound: Bound::Bytes,
-                    item,
-                });
-            }
+            Err(Refusal::Full(bound)) => return Err(PushError::Full { bound, item }),
         }
         match lanes.ring(priority).push(Entry { charge, item }) {
             Ok(()) => {
@@ -73,7 +69,7 @@ impl<T: Weigh> Sender<T> {
         }
     }
 
-    /// Queues as many of `batch`, from its front, as there is room for: one reservation of bytes, one look at the
+    /// Queues as many of `batch`, from its front, as there is room for: one reservation, one look at the
     /// consumer. What did not fit stays in `batch`, in its order; `Ok` means that all did.
     pub fn try_push_batch(&self, priority: Priority, batch: &mut VecDeque<T>) -> Result<(), BatchError> {
         if batch.is_empty() {
@@ -83,82 +79,114 @@ impl<T: Weigh> Sender<T> {
         if lanes.space.has_waiters() && lanes.ring(priority).is_full() && !lanes.admission.is_closed() {
             return Err(BatchError::Full(Bound::Items));
         }
-        let reserved = match lanes.admission.reserve_with(|room| self.charge_of_front(batch, room)) {
+        let met = Cell::new(Bound::Bytes);
+        let reserved = match lanes
+            .admission
+            .reserve_with(|charged| self.charge_of_front(batch, charged, &met))
+        {
             Ok(reserved) => reserved,
             Err(Refusal::Closed) => return Err(BatchError::Closed),
-            Err(Refusal::OutOfBytes) => return Err(BatchError::Full(Bound::Bytes)),
+            Err(Refusal::Full(bound)) => return Err(BatchError::Full(bound)),
         };
         let unused = self.push_reserved(priority, batch, reserved);
-        if unused > 0 {
+        if unused.is_nothing() {
+            lanes.parker.notify();
+        } else {
             // Wakes the consumer too, for what did get in.
             lanes.abandon(unused);
-        } else {
-            lanes.parker.notify();
         }
-        match batch.is_empty() {
-            true => Ok(()),
-            false if unused > 0 => Err(BatchError::Full(Bound::Items)),
-            false => Err(BatchError::Full(Bound::Bytes)),
+        match (batch.is_empty(), unused.is_nothing()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(BatchError::Full(met.get())),
+            (false, false) => Err(BatchError::Full(Bound::Items)),
         }
     }
 
     /// Queues `item`, waiting for room; fails when the queue closes, or with `Full` where more producers already
-    /// wait than a queue lets wait (4,096). Dropping the future before it is done drops the item.
+    /// wait than a queue lets wait (4,096). Dropping the future before it is done drops the item; where that must not be,
+    /// [`Sender::push_from`].
     ///
     /// Waiters are not served in turn: once half a bound is free, or all is drained, all of them try again, along with
     /// everybody else.
     pub async fn push(&self, priority: Priority, item: T) -> Result<(), PushError<T>> {
         match self.try_push(priority, item) {
-            Err(PushError::Full { bound, item }) => self.push_when_room(priority, bound, item).await,
+            Err(PushError::Full { item, .. }) => {
+                let mut slot = Some(item);
+                self.push_when_room(priority, &mut slot).await.map_err(|error| {
+                    let item = slot.take().expect("what is not queued stays in its slot");
+                    match error {
+                        BatchError::Full(bound) => PushError::Full { bound, item },
+                        BatchError::Closed => PushError::Closed(item),
+                    }
+                })
+            }
             done => done,
         }
     }
 
+    /// [`Sender::push`] out of a slot, which is empty once the item is queued. Cancel safe: until then the item stays in its slot, also
+    /// where the future is dropped or fails. An empty slot is no error.
+    pub async fn push_from(&self, priority: Priority, slot: &mut Option<T>) -> Result<(), BatchError> {
+        match self.try_push_from(priority, slot) {
+            Err(BatchError::Full(_)) => self.push_when_room(priority, slot).await,
+            done => done,
+        }
+    }
+
+    fn try_push_from(&self, priority: Priority, slot: &mut Option<T>) -> Result<(), BatchError> {
+        let Some(item) = slot.take() else { return Ok(()) };
+        let (error, item) = match self.try_push(priority, item) {
+            Ok(()) => return Ok(()),
+            Err(PushError::Full { bound, item }) => (BatchError::Full(bound), item),
+            Err(PushError::Closed(item)) => (BatchError::Closed, item),
+        };
+        *slot = Some(item);
+        Err(error)
+    }
+
     /// The waiting part, apart so that a push that finds room does not move its item through this future.
-    async fn push_when_room(&self, priority: Priority, mut bound: Bound, item: T) -> Result<(), PushError<T>> {
+    async fn push_when_room(&self, priority: Priority, slot: &mut Option<T>) -> Result<(), BatchError> {
         let mut waiter = self.lanes.space.waiter();
-        let mut pending = Some(item);
         poll_fn(|context| {
-            let item = pending.take().expect("a push is not polled after it is done");
-            if waiter.prepare(context.waker()).is_err() {
-                return Poll::Ready(Err(PushError::Full { bound, item }));
-            }
-            match self.try_push(priority, item) {
-                Err(PushError::Full { bound: met, item }) => {
-                    (bound, pending) = (met, Some(item));
-                    Poll::Pending
-                }
+            let may_wait = waiter.prepare(context.waker()).is_ok();
+            match self.try_push_from(priority, slot) {
+                Err(BatchError::Full(_)) if may_wait => Poll::Pending,
                 done => Poll::Ready(done),
             }
         })
         .await
     }
 
-    /// The charges of as many items from the front as fit into `room` bytes.
-    fn charge_of_front(&self, batch: &VecDeque<T>, room: usize) -> usize {
-        let mut taken = 0;
+    /// The charges of as many items from the front as fit beside what is charged already; `met` learns what bound stopped it.
+    fn charge_of_front(&self, batch: &VecDeque<T>, charged: Charge, met: &Cell<Bound>) -> Result<Charge, Bound> {
+        let admission = &self.lanes.admission;
+        let mut taken = Charge::default();
         for item in batch {
-            let charge = self.lanes.admission.charge(item.weight_bytes());
-            if charge > room - taken {
+            let charge = admission.charge(item.weight_bytes(), item.parts());
+            if let Some(bound) = charged.plus(taken).bound_passed(charge, admission.max()) {
+                met.set(bound);
+                if taken.is_nothing() {
+                    return Err(bound);
+                }
                 break;
             }
-            taken += charge;
+            taken = taken.plus(charge);
         }
-        taken
+        Ok(taken)
     }
 
-    /// Moves items into the ring until `reserved` bytes are used or it is full; returns the bytes not used.
-    fn push_reserved(&self, priority: Priority, batch: &mut VecDeque<T>, mut reserved: usize) -> usize {
-        let ring = self.lanes.ring(priority);
-        while reserved > 0 {
+    /// Moves items into the ring until `reserved` is used or it is full; returns what was not used.
+    fn push_reserved(&self, priority: Priority, batch: &mut VecDeque<T>, mut reserved: Charge) -> Charge {
+        let (ring, admission) = (self.lanes.ring(priority), &self.lanes.admission);
+        while !reserved.is_nothing() {
             let Some(item) = batch.pop_front() else { break };
             // `min` holds the account together even for an item that grew since it was weighed.
-            let charge = self.lanes.admission.charge(item.weight_bytes()).min(reserved);
+            let charge = admission.charge(item.weight_bytes(), item.parts()).min(reserved);
             if let Err(Entry { item, .. }) = ring.push(Entry { charge, item }) {
                 batch.push_front(item);
                 break;
             }
-            reserved -= charge;
+            reserved = reserved.minus(charge);
         }
         reserved
     }

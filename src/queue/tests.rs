@@ -27,6 +27,10 @@ impl Weigh for Item {
     fn weight_bytes(&self) -> usize {
         self.weight
     }
+
+    fn parts(&self) -> usize {
+        self.weight % 4
+    }
 }
 
 const fn item(number: usize, weight: usize) -> Item {
@@ -34,9 +38,15 @@ const fn item(number: usize, weight: usize) -> Item {
 }
 
 fn queue(items_per_lane_max: usize, bytes_max: usize) -> (Sender<Item>, Receiver<Item>) {
+    queue_of_parts(items_per_lane_max, bytes_max, usize::MAX)
+}
+
+fn queue_of_parts(items_per_lane_max: usize, bytes_max: usize, parts_max: usize) -> (Sender<Item>, Receiver<Item>) {
+    let bound = |max| NonZeroUsize::new(max).expect("tests use bounds above 0");
     lanes(Bounds {
-        items_per_lane_max: NonZeroUsize::new(items_per_lane_max).expect("tests use bounds above 0"),
-        bytes_max: NonZeroUsize::new(bytes_max).expect("tests use bounds above 0"),
+        items_per_lane_max: bound(items_per_lane_max),
+        bytes_max: bound(bytes_max),
+        parts_max: bound(parts_max),
     })
 }
 
@@ -180,6 +190,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 const MODEL_ITEMS_MAX: usize = 5;
 const MODEL_BYTES_MAX: usize = 50;
+const MODEL_PARTS_MAX: usize = 7;
 
 /// The queue as four deques and a sum.
 #[derive(Default)]
@@ -196,7 +207,15 @@ impl Model {
         item.weight.clamp(1, MODEL_BYTES_MAX)
     }
 
-    /// Which bounds the push may be refused for; both where it meets both.
+    fn parts(&self) -> usize {
+        self.lanes.iter().flatten().map(Self::charge_parts).sum()
+    }
+
+    fn charge_parts(item: &Item) -> usize {
+        item.parts().clamp(1, MODEL_PARTS_MAX)
+    }
+
+    /// Which bounds the push may be refused for; all that it meets.
     fn refusals(&self, priority: Priority, item: &Item) -> Vec<Bound> {
         let mut bounds = Vec::new();
         if self.lanes[priority.index()].len() == MODEL_ITEMS_MAX {
@@ -204,6 +223,9 @@ impl Model {
         }
         if self.bytes() + Self::charge(item) > MODEL_BYTES_MAX {
             bounds.push(Bound::Bytes);
+        }
+        if self.parts() + Self::charge_parts(item) > MODEL_PARTS_MAX {
+            bounds.push(Bound::Parts);
         }
         bounds
     }
@@ -226,7 +248,7 @@ impl Model {
 proptest! {
     #[test]
     fn any_sequence_of_pushes_batches_and_drains_agrees_with_a_deque_per_priority(steps in vec(step(), 0..80)) {
-        let (sender, mut receiver) = queue(MODEL_ITEMS_MAX, MODEL_BYTES_MAX);
+        let (sender, mut receiver) = queue_of_parts(MODEL_ITEMS_MAX, MODEL_BYTES_MAX, MODEL_PARTS_MAX);
         let mut model = Model::default();
         let mut numbers = 0..;
         let mut next = |weight| item(numbers.next().expect("the range has no end"), weight);
@@ -278,7 +300,7 @@ proptest! {
             }
             let occupancy = sender.occupancy();
             prop_assert_eq!(occupancy.items, model.lengths());
-            prop_assert_eq!(occupancy.bytes, model.bytes());
+            prop_assert_eq!((occupancy.bytes, occupancy.parts), (model.bytes(), model.parts()));
         }
         drain_all(&mut receiver);
         prop_assert_eq!(receiver.occupancy(), super::Occupancy::default());
@@ -328,6 +350,51 @@ fn the_bytes_bound_holds_over_all_priorities() {
     sender
         .try_push(Priority::Critical, item(3, 41))
         .expect("the room is back");
+}
+
+#[test]
+fn the_parts_bound_holds_over_all_priorities_and_more_parts_than_it_come_in_alone() {
+    let (sender, mut receiver) = queue_of_parts(8, 100, 3);
+    sender.try_push(Priority::Low, item(0, 2)).expect("two parts");
+    let refused = sender
+        .try_push(Priority::Critical, item(1, 2))
+        .expect_err("two more do not fit");
+    assert!(matches!(
+        refused,
+        PushError::Full {
+            bound: Bound::Parts,
+            ..
+        }
+    ));
+    sender.try_push(Priority::Critical, item(2, 1)).expect("one fits");
+    assert_eq!(sender.occupancy().parts, 3);
+    assert_eq!(drain_all(&mut receiver), [2, 0]);
+    let (sender, mut receiver) = queue_of_parts(8, 100, 2);
+    sender.try_push(Priority::Low, item(3, 3)).expect("three parts, alone");
+    sender
+        .try_push(Priority::Low, item(4, 1))
+        .expect_err("nothing beside them");
+    assert_eq!(drain_all(&mut receiver), [3]);
+    assert_eq!(sender.occupancy().parts, 0);
+}
+
+#[tokio::test]
+async fn a_push_out_of_a_slot_that_is_given_up_leaves_its_item_there() {
+    let (sender, mut receiver) = queue(1, 100);
+    sender.try_push(Priority::Low, item(0, 1)).expect("the queue is empty");
+    let mut slot = Some(item(1, 1));
+    let given_up = futures_util::FutureExt::now_or_never(sender.push_from(Priority::Low, &mut slot));
+    assert_eq!((given_up, &slot), (None, &Some(item(1, 1))));
+    assert_eq!(drain_all(&mut receiver), [0]);
+    assert_eq!(sender.push_from(Priority::Low, &mut slot).await, Ok(()));
+    assert_eq!((slot.take(), drain_all(&mut receiver)), (None, vec![1]));
+    sender.close();
+    slot = Some(item(2, 1));
+    assert_eq!(
+        sender.push_from(Priority::Low, &mut slot).await,
+        Err(BatchError::Closed)
+    );
+    assert_eq!(slot, Some(item(2, 1)));
 }
 
 #[test]
@@ -398,6 +465,7 @@ fn a_dropped_receiver_drops_what_was_queued_and_refuses_the_rest() {
     let (sender, receiver) = lanes::<Held>(Bounds {
         items_per_lane_max: NonZeroUsize::MIN,
         bytes_max: NonZeroUsize::MIN,
+        parts_max: NonZeroUsize::MAX,
     });
     let token = Arc::new(());
     sender

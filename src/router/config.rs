@@ -36,7 +36,7 @@ pub struct Config {
     pub session_bytes_max: u64,
     /// QoS 0 messages parked for an agent that polls; above it the oldest is dropped and counted.
     pub parked_messages_max: usize,
-    /// Frames waiting for one worker; above it QoS 0 is dropped and counted, others wait or are refused (429).
+    /// Frames and acknowledgements waiting for one worker; above it QoS 0 is dropped and counted, others wait or are refused (429).
     pub worker_frames_max: usize,
     /// Bytes waiting for one worker; as above.
     pub worker_bytes_max: usize,

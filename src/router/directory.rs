@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     delivery::{QueueKind, Selection},
-    frame::{Address, AgentId, Capability, GroupId},
+    frame::{Address, AddressKind, AgentId, Capability, GroupId},
     time::Timestamp,
 };
 
@@ -246,6 +247,21 @@ impl Directory {
 
     pub fn group(&self, id: &str) -> Option<Arc<Group>> {
         self.groups.pin().get(id).cloned()
+    }
+
+    /// What a queue is for and how long its messages stay readable, where more than its address says so.
+    pub fn queue_of(&self, address: &Address) -> (QueueKind, Duration) {
+        let group = match address.kind() {
+            AddressKind::Group => self.group(address.name()),
+            _ => None,
+        };
+        match group {
+            Some(group) => (
+                group.one_of().unwrap_or(QueueKind::FanOut),
+                group.record.policies.retention(),
+            ),
+            None => (QueueKind::of(address), Duration::ZERO),
+        }
     }
 
     /// Shows a group; its members know of it.

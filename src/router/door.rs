@@ -1,20 +1,18 @@
-//! Sending: what every message goes through before a shard has it, and the two ways to send, one by one and as a stream.
+//! Sending: what every message goes through before a shard has it, and the ways to send one. `publisher.rs` sends streams.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use uuid::ContextV7;
 
 use super::{
-    ask::{AnswerSink, Ask},
+    ask::Ask,
     error::FabricError,
     fabric::Fabric,
     port::Action,
     registry::{CommunicationMode, GroupRecord, PartitionKey},
-    surface::{
-        Accepted, AcceptedStatus, Answer, Attach, Inbox, Principal, Protocol, SessionEvent, SessionQueue, Tag, Window,
-    },
+    surface::{Accepted, AcceptedStatus, Attach, Inbox, Principal, Protocol, SessionEvent, SessionQueue, Window},
     workers::{Command, Inbound},
 };
 use crate::{
@@ -28,8 +26,6 @@ use crate::{
     time::{self, Timestamp},
 };
 
-/// Unanswered messages of one stream; at the bound the stream is not read further.
-const STREAM_UNANSWERED_MAX: usize = 4_096;
 /// Requests that wait for their reply on one node; at the bound further ones are refused (429).
 const REQUESTS_MAX: usize = 10_000;
 
@@ -45,10 +41,10 @@ pub(super) fn new_message_id() -> MessageId {
 }
 
 /// A message that passed the door, and where it goes.
-struct Admitted {
-    worker: usize,
-    priority: Priority,
-    inbound: Inbound,
+pub(super) struct Admitted {
+    pub worker: usize,
+    pub priority: Priority,
+    pub inbound: Inbound,
 }
 
 /// Where a message goes, decided from its address.
@@ -104,24 +100,6 @@ impl Fabric {
         }
     }
 
-    /// The sending half of a stream: batches in, answers out, without waiting for each.
-    pub fn publisher(&self, principal: Principal, _via: Protocol) -> (Publisher, Answers) {
-        let (sink, receiver) = AnswerSink::new(STREAM_UNANSWERED_MAX);
-        let answers = Answers {
-            receiver,
-            permits: sink.permits.clone(),
-        };
-        (
-            Publisher {
-                fabric: self.clone(),
-                principal,
-                sink,
-                batches: Vec::new(),
-            },
-            answers,
-        )
-    }
-
     /// Sends with a reply address of its own (`draft.reply_to` is overwritten) and waits for the reply.
     pub async fn request(
         &self,
@@ -169,7 +147,12 @@ impl Fabric {
     }
 
     /// Authorizes, validates, stamps and routes one message.
-    fn admit(&self, principal: &Principal, mut frame: Frame, now: Timestamp) -> Result<Admitted, FabricError> {
+    pub(super) fn admit(
+        &self,
+        principal: &Principal,
+        mut frame: Frame,
+        now: Timestamp,
+    ) -> Result<Admitted, FabricError> {
         if self.is_draining() {
             return Err(FabricError::Draining);
         }
@@ -393,103 +376,5 @@ fn dropped(shard: ShardId) -> Accepted {
 fn outcome_unknown() -> FabricError {
     FabricError::OutcomeUnknown {
         what: "the node stopped before it answered".into(),
-    }
-}
-
-/// The sending half of a stream. Answers come out of its [`Answers`] in any order, each under its tag.
-#[derive(Debug)]
-pub struct Publisher {
-    fabric: Fabric,
-    principal: Principal,
-    sink: Arc<AnswerSink>,
-    /// Scratch: what goes to each worker at each priority.
-    batches: Vec<(usize, Priority, Vec<Inbound>)>,
-}
-
-impl Publisher {
-    /// Takes frames in, drained from `batch`. Waits while the node's workers or this stream's unanswered messages are at their
-    /// bound: that is the edge's back-pressure. A tag of `None` wants no answer (QoS 0).
-    pub async fn publish(&mut self, batch: &mut Vec<(Option<Tag>, Frame)>) {
-        let now = time::now();
-        let count = batch.len();
-        for (tag, frame) in batch.drain(..) {
-            if tag.is_some() {
-                if self.sink.permits.available_permits() == 0 {
-                    // The messages before this one must be on their way, or their answers would never come.
-                    self.push_batches().await;
-                }
-                self.take_permit().await;
-            }
-            match self.fabric.admit(&self.principal, frame, now) {
-                Ok(admitted) => self.gather(tag, admitted, count),
-                Err(error) => {
-                    if let Some(tag) = tag {
-                        self.sink.push((tag, Err(error)));
-                    }
-                }
-            }
-        }
-        self.push_batches().await;
-    }
-
-    /// A permit for one more unanswered message; it comes back when the answer is read.
-    async fn take_permit(&self) {
-        if let Ok(permit) = self.sink.permits.acquire().await {
-            permit.forget();
-        }
-    }
-
-    /// Adds to what goes to its worker; `count` messages at most do.
-    fn gather(&mut self, tag: Option<Tag>, admitted: Admitted, count: usize) {
-        let Admitted {
-            worker,
-            priority,
-            mut inbound,
-        } = admitted;
-        inbound.publish.answer = tag.map(|tag| Ask::Stream {
-            sink: self.sink.clone(),
-            tag,
-        });
-        let same = |(w, p, _): &&mut (usize, Priority, Vec<Inbound>)| (*w, *p) == (worker, priority);
-        match self.batches.iter_mut().find(same) {
-            Some((_, _, gathered)) => gathered.push(inbound),
-            None => {
-                let mut gathered = Vec::with_capacity(count);
-                gathered.push(inbound);
-                self.batches.push((worker, priority, gathered));
-            }
-        }
-    }
-
-    async fn push_batches(&mut self) {
-        for (worker, priority, gathered) in std::mem::take(&mut self.batches) {
-            let command = Command::Publish(gathered);
-            if let Err((Command::Publish(refused), error)) = self.fabric.0.workers.push(worker, priority, command).await
-            {
-                let asks = refused.into_iter().filter_map(|inbound| inbound.publish.answer);
-                asks.for_each(|ask| ask.fail(error.clone()));
-            }
-        }
-    }
-}
-
-/// The answers to a stream's messages.
-#[derive(Debug)]
-pub struct Answers {
-    receiver: flume::Receiver<Answer>,
-    permits: Arc<Semaphore>,
-}
-
-impl Answers {
-    /// Waits for answers and appends all that are there; false once the publisher is gone and every answer was given.
-    pub async fn next(&mut self, into: &mut Vec<Answer>) -> bool {
-        let Ok(first) = self.receiver.recv_async().await else {
-            return false;
-        };
-        let before = into.len();
-        into.push(first);
-        into.extend(self.receiver.try_iter());
-        self.permits.add_permits(into.len() - before);
-        true
     }
 }

@@ -58,9 +58,11 @@ pub(super) struct Inner {
     pub workers: Arc<Workers>,
     pub next_session: AtomicU64,
     pub sessions: super::attach::SessionCounts,
-    /// One change of a record at a time: durable first, then shown.
+    /// One change of a group or of who is known at a time: durable first, then shown.
     pub registry: tokio::sync::Mutex<()>,
-    pub durable_queues: super::attach::DurableQueues,
+    /// One change of an agent's own records at a time.
+    pub changes: super::changes::Changes,
+    pub durable_queues: super::subscriptions::DurableQueues,
     draining: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     unattended: flume::Receiver<AgentId>,
@@ -111,6 +113,7 @@ impl Fabric {
             next_session: AtomicU64::new(1),
             sessions: Default::default(),
             registry: Default::default(),
+            changes: Default::default(),
             durable_queues: Default::default(),
             draining: AtomicBool::new(false),
             threads: Mutex::new(threads),
@@ -457,8 +460,11 @@ impl Fabric {
 fn new_workers(config: &Config) -> (Arc<Workers>, Vec<queue::Receiver<Command>>) {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let count = if config.workers == 0 { cores } else { config.workers }.clamp(1, WORKERS_MAX);
+    let frames_max = NonZeroUsize::new(config.worker_frames_max).unwrap_or(NonZeroUsize::MIN);
     let bounds = Bounds {
-        items_per_lane_max: NonZeroUsize::new(config.worker_frames_max).unwrap_or(NonZeroUsize::MIN),
+        // A command has one frame at least, so that the frames are what a queue fills up with.
+        items_per_lane_max: frames_max,
+        parts_max: frames_max,
         bytes_max: NonZeroUsize::new(config.worker_bytes_max).unwrap_or(NonZeroUsize::MIN),
     };
     let (handles, inboxes) = (0..count)

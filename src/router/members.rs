@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    changes::to_the_end,
     error::FabricError,
     fabric::{Fabric, LIST_MAX, seq_of},
     port::{Action, RecordOp, Table},
@@ -31,6 +32,17 @@ impl Fabric {
         if self.is_draining() {
             return Err(FabricError::Draining);
         }
+        let fabric = self.clone();
+        to_the_end(async move { fabric.decide_registration(agent, registration).await }).await
+    }
+
+    async fn decide_registration(
+        &self,
+        agent: AgentId,
+        registration: Registration,
+    ) -> Result<(Arc<AgentRecord>, Registered), FabricError> {
+        // Two registrations of one agent show in the order in which they are stored; those of others are committed together with them.
+        let _one_change = self.0.changes.of(&agent).await;
         let now = time::now();
         let earlier = self.0.directory.agent(agent.as_str()).and_then(|known| known.record());
         let record = Arc::new(AgentRecord {
@@ -47,8 +59,6 @@ impl Fabric {
             registered_at: earlier.as_ref().map_or(now, |earlier| earlier.registered_at),
             updated_at: now,
         });
-        // Durable before it is shown. Two registrations of one agent at the same instant may be shown in the other order than
-        // they are stored in until the next restart: a lock across the write would cost every registration an fsync of its own.
         self.put_record(Table::Agents, agent.as_str(), &*record).await?;
         let replaced = self.0.directory.put_agent(record.clone(), now);
         self.reopen_shared_queues(&agent);
@@ -85,7 +95,8 @@ impl Fabric {
                 use crate::frame::AddressKind::{Any, Group};
                 matches!(queue.kind(), Any | Group)
             };
-            for (queue, _) in session.opened() {
+            let opened = session.holdings().opened();
+            for queue in opened {
                 if is_one_of(&queue) && wanted.iter().all(|(wanted, _)| *wanted != queue) {
                     self.close_queue(session, &queue);
                 }
@@ -100,7 +111,13 @@ impl Fabric {
     pub async fn remove_agent(&self, principal: &Principal, agent: &AgentId) -> Result<(), FabricError> {
         self.speaks_for(principal, agent)?;
         self.authorize(agent, Action::ManageAgent { agent: agent.as_str() })?;
-        let _one_change = self.0.registry.lock().await;
+        let (fabric, agent) = (self.clone(), agent.clone());
+        to_the_end(async move { fabric.decide_removal(&agent).await }).await
+    }
+
+    async fn decide_removal(&self, agent: &AgentId) -> Result<(), FabricError> {
+        let _one_change = self.0.changes.of(agent).await;
+        let _one_change_of_groups = self.0.registry.lock().await;
         let known = self.0.directory.agent(agent.as_str());
         let known = known.ok_or_else(|| FabricError::UnknownAgent(agent.clone()))?;
         for group in known.groups() {
@@ -172,6 +189,11 @@ impl Fabric {
         for member in &group.agents {
             self.know(member.as_str(), "agents", now)?;
         }
+        let fabric = self.clone();
+        to_the_end(async move { fabric.decide_creation(group).await }).await
+    }
+
+    async fn decide_creation(&self, group: GroupRecord) -> Result<Arc<GroupRecord>, FabricError> {
         let _one_change = self.0.registry.lock().await;
         if self.0.directory.group(group.group_id.as_str()).is_some() {
             return Err(FabricError::GroupExists(group.group_id));
@@ -212,7 +234,14 @@ impl Fabric {
     ) -> Result<(), FabricError> {
         let record = self.group(principal, group)?;
         self.may_change(principal, acting, &record, Change::Moderate)?;
+        let (fabric, group) = (self.clone(), group.clone());
+        to_the_end(async move { fabric.decide_group_removal(&group).await }).await
+    }
+
+    async fn decide_group_removal(&self, group: &GroupId) -> Result<(), FabricError> {
         let _one_change = self.0.registry.lock().await;
+        let known = self.0.directory.group(group.as_str());
+        let known = known.ok_or_else(|| FabricError::UnknownGroup(group.clone()))?;
         let key = group.as_str().to_owned();
         self.0
             .store
@@ -222,10 +251,8 @@ impl Fabric {
             }])
             .await?;
         self.0.directory.remove_group(group);
-        record
-            .agents
-            .iter()
-            .for_each(|member| self.reopen_shared_queues(member));
+        let members = &known.record.agents;
+        members.iter().for_each(|member| self.reopen_shared_queues(member));
         self.remove_queue(&Address::group(group)).await
     }
 
@@ -241,11 +268,15 @@ impl Fabric {
         for member in &members {
             self.know(member.as_str(), "agents", time::now())?;
         }
-        let _one_change = self.0.registry.lock().await;
-        let added = self.change_group(group, |record| {
-            record.agents = unique(record.agents.iter().cloned().chain(members.iter().cloned()).collect());
-        });
-        added.await
+        let (fabric, group) = (self.clone(), group.clone());
+        to_the_end(async move {
+            let _one_change = fabric.0.registry.lock().await;
+            let added = fabric.change_group(&group, |record| {
+                record.agents = unique(record.agents.iter().cloned().chain(members).collect());
+            });
+            added.await
+        })
+        .await
     }
 
     pub async fn remove_member(
@@ -267,12 +298,16 @@ impl Fabric {
         if !record.agents.contains(member) {
             return Err(FabricError::UnknownAgent(member.clone()));
         }
-        let _one_change = self.0.registry.lock().await;
-        let changed = self
-            .change_group(group, |record| record.agents.retain(|known| known != member))
-            .await?;
-        self.reopen_shared_queues(member);
-        Ok(changed)
+        let (fabric, group, member) = (self.clone(), group.clone(), member.clone());
+        to_the_end(async move {
+            let _one_change = fabric.0.registry.lock().await;
+            let changed = fabric
+                .change_group(&group, |record| record.agents.retain(|known| *known != member))
+                .await?;
+            fabric.reopen_shared_queues(&member);
+            Ok(changed)
+        })
+        .await
     }
 
     /// Under the registry lock: changes a group's record, durable first.

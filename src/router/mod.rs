@@ -5,22 +5,27 @@
 
 mod ask;
 mod attach;
+mod changes;
 pub mod config;
 pub mod counters;
 mod directory;
 mod door;
 pub mod error;
 mod fabric;
+mod handle;
 mod members;
 mod passed;
 pub mod port;
+mod publisher;
 pub mod registry;
 mod session;
+mod settling;
+mod subscriptions;
 pub mod surface;
 mod topics;
 mod worker;
 mod workers;
 
-pub use attach::{SessionHandle, SessionReceiver};
-pub use door::{Answers, Publisher};
 pub use fabric::Fabric;
+pub use handle::{SessionHandle, SessionReceiver};
+pub use publisher::{Answers, Publisher};

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     num::NonZeroUsize,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -42,6 +42,64 @@ const LANE_CHUNKS_MAX: usize = 1024;
 /// Room in a lane, in bytes, beyond its bounds for QoS 0 and a session's window: one largest message may pass a window alone.
 const LANE_BYTES_SLACK: usize = BODY_BYTES_MAX + ENVELOPE_BYTES_MAX + PREFIX_BYTES;
 
+/// One opening of a queue by a session: a queue that was closed and opened again is another one, so that a late word of the first end
+/// does not end the second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Opening(u64);
+
+/// Queues and topic subscriptions that a session holds until it ends. Afterwards it takes up nothing more: nobody would let go of it.
+#[derive(Debug, Default)]
+pub(super) struct Holdings {
+    opened: Vec<(Address, Opening)>,
+    subscriptions: BTreeSet<TopicFilter>,
+    next_opening: Opening,
+    has_ended: bool,
+}
+
+impl Holdings {
+    /// Notes that a queue is open; `None` where it was already, or where the session has ended.
+    pub fn open(&mut self, address: &Address) -> Option<Opening> {
+        if self.has_ended || self.opened.iter().any(|(known, _)| known == address) {
+            return None;
+        }
+        let opening = self.next_opening;
+        self.next_opening = Opening(opening.0 + 1);
+        self.opened.push((address.clone(), opening));
+        Some(opening)
+    }
+
+    /// Notes that a queue is closed; `None` where it was not open.
+    pub fn close(&mut self, address: &Address) -> Option<Opening> {
+        let at = self.opened.iter().position(|(known, _)| known == address)?;
+        Some(self.opened.swap_remove(at).1)
+    }
+
+    /// The open queues.
+    pub fn opened(&self) -> Vec<Address> {
+        self.opened.iter().map(|(address, _)| address.clone()).collect()
+    }
+
+    /// Notes a subscription; false where it was there already, or where the session has ended.
+    pub fn subscribe(&mut self, filter: &TopicFilter) -> bool {
+        !self.has_ended && self.subscriptions.insert(filter.clone())
+    }
+
+    /// Ends a subscription; false where it was not there.
+    pub fn unsubscribe(&mut self, filter: &TopicFilter) -> bool {
+        self.subscriptions.remove(filter)
+    }
+
+    /// Marks the end and gives up the subscriptions.
+    pub fn end(&mut self) -> BTreeSet<TopicFilter> {
+        self.has_ended = true;
+        std::mem::take(&mut self.subscriptions)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SessionCore {
     pub id: SessionId,
@@ -55,9 +113,7 @@ pub(super) struct SessionCore {
     pub own_queue_kind: QueueKind,
     pub takes_inbox: bool,
     lane: queue::Sender<Chunk>,
-    /// Queues that it opened, each once.
-    opened: Mutex<Vec<(Address, QueueKind)>>,
-    pub subscriptions: Mutex<BTreeSet<TopicFilter>>,
+    holdings: Mutex<Holdings>,
     goodbye: AtomicU8,
 }
 
@@ -82,6 +138,7 @@ impl SessionCore {
         let (lane, receiver) = queue::lanes(Bounds {
             items_per_lane_max: NonZeroUsize::new(slots).unwrap_or(NonZeroUsize::MIN),
             bytes_max: NonZeroUsize::new(bytes.saturating_add(LANE_BYTES_SLACK)).unwrap_or(NonZeroUsize::MIN),
+            parts_max: NonZeroUsize::MAX,
         });
         let bounds = LaneBounds {
             chunks_max: LANE_CHUNKS_MAX,
@@ -100,8 +157,7 @@ impl SessionCore {
             own_queue_kind: new.own_queue_kind,
             takes_inbox: new.takes_inbox,
             lane,
-            opened: Mutex::default(),
-            subscriptions: Mutex::default(),
+            holdings: Mutex::default(),
             goodbye: AtomicU8::new(0),
         };
         (Arc::new(core), receiver)
@@ -152,26 +208,9 @@ impl SessionCore {
         self.lane.close();
     }
 
-    /// Notes that a queue is open; false where it was already.
-    pub fn note_opened(&self, address: &Address, kind: QueueKind) -> bool {
-        let mut opened = lock(&self.opened);
-        let is_new = opened.iter().all(|(known, _)| known != address);
-        if is_new {
-            opened.push((address.clone(), kind));
-        }
-        is_new
-    }
-
-    /// Notes that a queue is closed; false where it was not open.
-    pub fn note_closed(&self, address: &Address) -> bool {
-        let mut opened = lock(&self.opened);
-        let before = opened.len();
-        opened.retain(|(known, _)| known != address);
-        opened.len() < before
-    }
-
-    pub fn opened(&self) -> Vec<(Address, QueueKind)> {
-        lock(&self.opened).clone()
+    /// What the session holds; whoever changes it tells the workers before it lets go, so that they hear of changes in their order.
+    pub fn holdings(&self) -> MutexGuard<'_, Holdings> {
+        lock(&self.holdings)
     }
 
     pub fn view(&self) -> ConnectionView {
@@ -184,7 +223,7 @@ impl SessionCore {
             window: window(self.credit.window()),
             in_flight: window(self.credit.taken()),
             queue_depth: self.credit.in_lane(),
-            subscriptions: lock(&self.subscriptions).iter().cloned().collect(),
+            subscriptions: self.holdings().subscriptions.iter().cloned().collect(),
         }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     error::FabricError,
     passed::PassedRing,
     port::{Action, CommitOutcome, Decision, Policy, ShardCommit, Store, StoreError},
-    session::{Chunk, SessionCore},
+    session::{Chunk, Opening, SessionCore},
     surface::{Accepted, AcceptedStatus, Delivery, DeliveryId, SessionId, Settled},
     workers::{Command, Control, Inbound, SettleCommand, WorkerHandle, Workers},
 };
@@ -99,6 +99,8 @@ pub(super) struct Shards {
     next_commit: u64,
     out: Out<Ask>,
     next_tick: Timestamp,
+    /// Control messages that came before the commands at hand and are not done yet.
+    controls_ahead: usize,
     receipts_max: usize,
     /// The node's bound on its index of stored messages is met: further ones are refused until some are settled.
     index_is_full: bool,
@@ -109,7 +111,7 @@ pub(super) struct Shards {
 /// A session that has queues open here.
 struct Attached {
     core: Arc<SessionCore>,
-    queues: Vec<Address>,
+    queues: Vec<(Address, Opening)>,
 }
 
 impl Shards {
@@ -119,7 +121,8 @@ impl Shards {
         // A fair share to begin with; each tick gives what is free to whoever needs it.
         let body_budget = context.config.body_cache_bytes_max / u64::from(SHARDS);
         let recover = |(id, fence, image): (ShardId, Fence, ShardImage)| {
-            let mut state = ShardState::recover(fence.epoch, image, limits.clone(), mark, now);
+            let known = |queue: &Address| context.directory.queue_of(queue);
+            let mut state = ShardState::recover(fence.epoch, image, limits.clone(), mark, &known, now);
             state.set_body_budget(body_budget);
             Owned {
                 id,
@@ -143,6 +146,7 @@ impl Shards {
             next_commit: 0,
             out: Out::default(),
             next_tick: now,
+            controls_ahead: 0,
             receipts_max,
             index_is_full: false,
             stopping: false,
@@ -156,8 +160,9 @@ impl Shards {
     pub fn run(mut self, mut inbox: queue::Receiver<Command>) {
         let mut commands = Vec::with_capacity(STEP_BUDGET);
         loop {
-            if self.has_room() {
+            if commands.is_empty() && self.has_room() {
                 take_in(&mut inbox, &mut commands);
+                self.controls_ahead = self.handle.control.len();
             }
             let now = time::now();
             let worked = self.step(&mut commands, now);
@@ -187,20 +192,27 @@ impl Shards {
 
     /// Does what the control messages, the commands and the time ask for. False: there was nothing to do.
     ///
-    /// Control first: what was in the control queue when a command came in may be what the command relies on (a reply's session).
+    /// Control first: what was in the control queue when a command came in may be what the command relies on (a reply's session, the
+    /// attach before a detach). Where that is more than one step does, the commands wait for a next one.
     fn step(&mut self, commands: &mut Vec<Command>, now: Timestamp) -> bool {
         let controls = self.handle.control.len().min(CONTROL_BUDGET);
+        self.controls_ahead = self.controls_ahead.saturating_sub(controls);
         let worked = controls > 0 || !commands.is_empty() || !self.active.is_empty();
         for _ in 0..controls {
             if let Some(control) = self.handle.control.pop() {
                 self.control(control, now);
             }
         }
-        for command in commands.drain(..) {
+        let commands_due = if self.controls_ahead == 0 { commands.len() } else { 0 };
+        for command in commands.drain(..commands_due) {
             match command {
                 Command::Publish(batch) => self.publish(batch, now),
                 Command::Settle(batch) => batch.into_iter().for_each(|settle| self.settle(settle, now)),
-                Command::Detach { session, queue } => self.detach(&session, &queue, now),
+                Command::Detach {
+                    session,
+                    queue,
+                    opening,
+                } => self.detach(&session, &queue, opening, now),
             }
         }
         if worked {
@@ -289,9 +301,18 @@ impl Shards {
 
     fn control(&mut self, control: Control, now: Timestamp) {
         match control {
-            Control::Attach { session, queue, kind } => self.attach(&session, &queue, kind),
+            Control::Attach {
+                session,
+                queue,
+                kind,
+                opening,
+            } => self.attach(&session, &queue, kind, opening),
             Control::Settle(batch) => batch.into_iter().for_each(|settle| self.settle(settle, now)),
-            Control::Detach { session, queue } => self.detach(&session, &queue, now),
+            Control::Detach {
+                session,
+                queue,
+                opening,
+            } => self.detach(&session, &queue, opening, now),
             Control::Credit { session } => self.credit(session),
             Control::OpenDurable { queue } => {
                 let local = self.local(queue.home_shard());
@@ -326,36 +347,47 @@ impl Shards {
         }
     }
 
-    fn attach(&mut self, session: &Arc<SessionCore>, queue: &Address, kind: QueueKind) {
+    fn attach(&mut self, session: &Arc<SessionCore>, queue: &Address, kind: QueueKind, opening: Opening) {
         let consumer = session.consumer();
         let attached = self.sessions.entry(consumer.id);
         let attached = attached.or_insert_with(|| Attached {
             core: session.clone(),
             queues: Vec::new(),
         });
-        if !attached.queues.contains(queue) {
-            attached.queues.push(queue.clone());
+        match attached.queues.iter_mut().find(|(known, _)| known == queue) {
+            Some((_, earlier)) => *earlier = opening,
+            None => attached.queues.push((queue.clone(), opening)),
         }
         let local = self.local(queue.home_shard());
         self.run_shard(local, |state, _, _| state.handle_attach(queue, kind, consumer));
     }
 
-    fn detach(&mut self, session: &Arc<SessionCore>, queue: &Address, now: Timestamp) {
+    /// Ends one opening of a queue. It comes through the inbox, so that the session's acknowledgements are heard before; a later opening,
+    /// which did not, may have overtaken it, and stays.
+    fn detach(&mut self, session: &Arc<SessionCore>, queue: &Address, opening: Opening, now: Timestamp) {
         let (local, id) = (self.local(queue.home_shard()), ConsumerId(session.id.0));
-        self.run_shard(local, |state, out, _| state.handle_detach(queue, id, now, out));
-        if let Some(attached) = self.sessions.get_mut(&id) {
-            attached.queues.retain(|known| known != queue);
-            if attached.queues.is_empty() {
-                self.sessions.remove(&id);
-            }
+        let Some(attached) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(at) = attached
+            .queues
+            .iter()
+            .position(|(known, of)| known == queue && *of == opening)
+        else {
+            return;
+        };
+        attached.queues.swap_remove(at);
+        if attached.queues.is_empty() {
+            self.sessions.remove(&id);
         }
+        self.run_shard(local, |state, out, _| state.handle_detach(queue, id, now, out));
     }
 
     fn credit(&mut self, session: SessionId) {
         let Some(attached) = self.sessions.get(&ConsumerId(session.0)) else {
             return;
         };
-        for queue in attached.queues.clone() {
+        for (queue, _) in attached.queues.clone() {
             let local = self.local(queue.home_shard());
             self.run_shard(local, |state, _, _| state.handle_credit(&queue));
         }

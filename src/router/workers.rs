@@ -17,14 +17,14 @@ use super::{
     counters::{CountersSnapshot, WorkerCounters},
     error::FabricError,
     port::{CommitOutcome, StoreError},
-    session::SessionCore,
+    session::{Opening, SessionCore},
     surface::SessionId,
     worker::Shards,
 };
 use crate::{
     delivery::{Copies, Lease, Nack, Publish, QueueKind},
     frame::{Address, AgentId, Frame, Priority, Seq, ShardId},
-    queue::{self, PushError, Weigh},
+    queue::{self, BatchError, PushError, Weigh},
 };
 
 /// What comes through a worker's inbox: bounded, by priority.
@@ -36,6 +36,7 @@ pub(super) enum Command {
     Detach {
         session: Arc<SessionCore>,
         queue: Address,
+        opening: Opening,
     },
 }
 
@@ -65,6 +66,15 @@ impl Weigh for Command {
             Self::Detach { .. } => 0,
         }
     }
+
+    /// Frames, and what is as many words to a shard.
+    fn parts(&self) -> usize {
+        match self {
+            Self::Publish(batch) => batch.len(),
+            Self::Settle(batch) => batch.len(),
+            Self::Detach { .. } => 1,
+        }
+    }
 }
 
 /// What comes beside the inbox. Each kind is bounded by what causes it: sessions and their queues, commits and reads in flight, the relay
@@ -74,12 +84,14 @@ pub(super) enum Control {
         session: Arc<SessionCore>,
         queue: Address,
         kind: QueueKind,
+        opening: Opening,
     },
     /// What the inbox had no room for.
     Settle(Vec<SettleCommand>),
     Detach {
         session: Arc<SessionCore>,
         queue: Address,
+        opening: Opening,
     },
     Credit {
         session: SessionId,
@@ -167,18 +179,13 @@ impl Workers {
         self.handles[worker].inbox.try_push(priority, command).map_err(refused)
     }
 
-    /// Pushes, waiting for room.
-    pub async fn push(
-        &self,
-        worker: usize,
-        priority: Priority,
-        command: Command,
-    ) -> Result<(), (Command, FabricError)> {
-        self.handles[worker]
-            .inbox
-            .push(priority, command)
-            .await
-            .map_err(refused)
+    /// Pushes out of a slot, waiting for room. Cancel safe: what is not pushed stays there, also where it is refused.
+    pub async fn push(&self, worker: usize, priority: Priority, slot: &mut Option<Command>) -> Result<(), FabricError> {
+        let pushed = self.handles[worker].inbox.push_from(priority, slot).await;
+        pushed.map_err(|error| match error {
+            BatchError::Full(_) => overloaded(),
+            BatchError::Closed => FabricError::Draining,
+        })
     }
 
     /// Asks one worker a question about its shards.
@@ -216,16 +223,14 @@ impl Workers {
 
 fn refused(error: PushError<Command>) -> (Command, FabricError) {
     match error {
-        PushError::Full { item, .. } => {
-            let retry_after = std::time::Duration::from_millis(50);
-            (
-                item,
-                FabricError::Overloaded {
-                    what: "worker inbox",
-                    retry_after,
-                },
-            )
-        }
+        PushError::Full { item, .. } => (item, overloaded()),
         PushError::Closed(item) => (item, FabricError::Draining),
+    }
+}
+
+fn overloaded() -> FabricError {
+    FabricError::Overloaded {
+        what: "worker inbox",
+        retry_after: std::time::Duration::from_millis(50),
     }
 }

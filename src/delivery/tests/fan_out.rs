@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{World, accepted, address, agent, mail};
 use crate::{
-    delivery::{Limits, Relay, relay::RELAYS_MAX},
+    delivery::{Limits, Relay, copies::COPIES_BYTES_MAX, relay::RELAYS_MAX},
     frame::{
         Qos, Seq, ShardId,
         record::{Reason, Status},
@@ -138,7 +138,8 @@ fn a_target_commits_its_copies_confirms_them_after_and_drops_repeats() {
     let seven = Seq::from_raw(7);
     assert_eq!(
         std::mem::take(&mut world.out.relayed),
-        [(SOURCE, seven), (SOURCE, seven)]
+        [(SOURCE, seven)],
+        "one confirmation answers what was repeated before it"
     );
     assert_eq!((world.handed_ids(), world.depth("agent:y")), (vec!["m1".to_owned()], 1));
     assert_eq!(world.store.cursors[&SOURCE], seven);
@@ -248,5 +249,53 @@ fn fan_outs_under_way_go_out_again_after_a_crash_in_their_order() {
             .shard
             .find_dead_letter(&address("group:g"), crate::frame::record::IdHash::new("m1")),
         None
+    );
+}
+
+#[test]
+fn g11_copies_beyond_the_bytes_of_one_commit_wait_for_the_next_and_the_cursor_with_them() {
+    let mut world = World::with(Limits {
+        inbox_bytes_max: 1 << 30,
+        ..Limits::default()
+    });
+    let large = mail("m1", "group:g").body(COPIES_BYTES_MAX / 2);
+    world.copies(&large, SOURCE, Some(1), &["agent:x", "agent:y", "agent:z"]);
+    world.copies(&mail("m2", "group:g"), SOURCE, Some(2), &["agent:x"]);
+    world.copies(&mail("m3", "group:g"), OTHER, Some(1), &["agent:w"]);
+    world.begin_commit();
+    world.complete();
+    assert_eq!(world.store.enqueued.len(), 2, "the last copy passes the bound");
+    assert!(world.store.cursors.is_empty() && world.out.relayed.is_empty());
+    world.begin_commit();
+    world.fail();
+    world.crash();
+    assert_eq!((world.depth("agent:x"), world.depth("agent:z")), (1, 0));
+    world.copies(&large, SOURCE, Some(1), &["agent:x", "agent:y", "agent:z"]);
+    world.copies(&mail("m2", "group:g"), SOURCE, Some(2), &["agent:x"]);
+    world.copies(&mail("m3", "group:g"), OTHER, Some(1), &["agent:w"]);
+    world.commit();
+    let depths = ["agent:x", "agent:y", "agent:z", "agent:w"].map(|to| world.depth(to));
+    assert_eq!(depths, [2, 1, 1, 1]);
+    assert_eq!(
+        (world.store.cursors[&SOURCE], world.out.relayed.len()),
+        (Seq::from_raw(2), 3)
+    );
+}
+
+#[test]
+fn history_of_a_fan_out_that_a_restart_interrupted_is_kept() {
+    let mut world = World::new();
+    world.retention = Duration::from_secs(60);
+    world.fan_out(&mail("m1", "group:g"), &["agent:x"], Duration::from_secs(60));
+    world.commit();
+    world.crash();
+    world.commit();
+    let relay = world.relays().remove(0);
+    world.relay_done(&relay);
+    world.commit();
+    let history = world.shard.history(&address("group:g"), Seq::ZERO, 10);
+    assert_eq!(
+        history.iter().map(|kept| Some(kept.seq)).collect::<Vec<_>>(),
+        [relay.seq]
     );
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::{World, agent, mail};
 use crate::{
-    delivery::{ConsumerId, Nack},
+    delivery::{ConsumerId, Nack, hand_out::STEPPED_OVER_MAX},
     frame::{LastHop, Priority},
 };
 
@@ -133,6 +133,82 @@ fn a_required_protocol_parks_the_message_until_such_a_session_attaches_and_lets_
         (taken.id(), taken.0.consumer, taken.is_redelivered()),
         ("m1", ConsumerId(2), false)
     );
+}
+
+#[test]
+fn a_message_whose_only_fitting_session_has_no_credit_is_stepped_over_and_comes_first_when_it_has() {
+    let mut world = World::new();
+    world.attach("agent:a", 1, "a", 100);
+    let mut mqtt = world.consumer(2, "a", 1);
+    mqtt.protocol = "mqtt";
+    world.attach_as("agent:a", mqtt);
+    for at in 0..6 {
+        let message = mail(&format!("m{at}"), "agent:a");
+        let demands = [0, 1, 3].contains(&at);
+        world.publish(&if demands {
+            message.over(LastHop::Required("mqtt".into()))
+        } else {
+            message
+        });
+    }
+    world.commit();
+    let first = world.hand_outs();
+    let got: Vec<(u64, &str)> = first.iter().map(|h| (h.consumer.0, h.frame.envelope.id())).collect();
+    assert_eq!(got, [(2, "m0"), (1, "m2"), (1, "m4"), (1, "m5")]);
+    world.send(&mail("m6", "agent:a"));
+    assert_eq!(consumers(&mut world), [1], "what comes later passes too");
+    world.ack(first[0].lease.unwrap(), "a");
+    world.commit();
+    let next = world.taken();
+    assert_eq!(
+        (next.id(), next.0.consumer, next.is_redelivered()),
+        ("m1", ConsumerId(2), false)
+    );
+    world.ack(next.lease(), "a");
+    world.commit();
+    assert_eq!(world.handed_ids(), ["m3"]);
+}
+
+#[test]
+fn g5_a_session_whose_window_is_too_small_for_what_it_alone_may_have_gets_nothing_younger_meanwhile() {
+    let mut world = World::new();
+    let mut mqtt = world.consumer(1, "a", 10);
+    (mqtt.protocol, mqtt.credit) = ("mqtt", std::sync::Arc::new(crate::delivery::Credit::new(10, 2000)));
+    world.attach_as("agent:a", mqtt);
+    world.attach("agent:a", 2, "a", 0);
+    world.send(&mail("m0", "agent:a").body(1000));
+    let first = world.taken();
+    world.publish(&mail("m1", "agent:a").body(1500).over(LastHop::Required("mqtt".into())));
+    world.publish(&mail("m2", "agent:a"));
+    world.commit();
+    assert!(
+        world.hand_outs().is_empty(),
+        "the small one would fit, and stands behind the large one"
+    );
+    world.ack(first.lease(), "a");
+    world.commit();
+    assert_eq!(world.handed_ids(), ["m1", "m2"]);
+}
+
+#[test]
+fn g11_a_bounded_number_of_messages_is_stepped_over() {
+    let mut world = World::with(crate::delivery::Limits {
+        inbox_messages_max: 1000,
+        ..crate::delivery::Limits::default()
+    });
+    world.attach("agent:a", 1, "a", 10);
+    let mut mqtt = world.consumer(2, "a", 0);
+    mqtt.protocol = "mqtt";
+    world.attach_as("agent:a", mqtt);
+    let demanding = |at: usize| mail(&format!("r{at}"), "agent:a").over(LastHop::Required("mqtt".into()));
+    (0..STEPPED_OVER_MAX).for_each(|at| drop(world.publish(&demanding(at))));
+    world.publish(&mail("passes", "agent:a"));
+    world.commit();
+    assert_eq!(world.handed_ids(), ["passes"]);
+    world.publish(&demanding(STEPPED_OVER_MAX));
+    world.publish(&mail("waits", "agent:a"));
+    world.commit();
+    assert!(world.hand_outs().is_empty());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     delivery::{
         ShardState,
+        copies::Pace,
         message::{Message, State, Stored},
         queue::Queue,
         timers::TIMERS_SLACK,
@@ -16,6 +17,7 @@ use crate::{
 pub fn check<A>(shard: &ShardState<A>) {
     check_tables(shard);
     check_outbox(shard);
+    check_lines(shard);
     let mut by_queue: BTreeMap<u32, Vec<(Seq, &Message)>> = BTreeMap::new();
     for (seq, message) in &shard.messages {
         by_queue.entry(message.queue).or_default().push((*seq, message));
@@ -72,7 +74,7 @@ fn check_tables<A>(shard: &ShardState<A>) {
         }
         assert!(*seq < shard.next_seq);
     }
-    let timers_max = 4 * (shard.messages.len() + shard.failed_copies.len()) + TIMERS_SLACK + 4;
+    let timers_max = 4 * (shard.messages.len() + shard.lines.len()) + TIMERS_SLACK + 4;
     // Swept when a timer is set or a commit completes; the messages of one call may leave in between.
     assert!(shard.timers.len() <= timers_max + 4096, "{} timers", shard.timers.len());
 }
@@ -98,6 +100,20 @@ fn check_outbox<A>(shard: &ShardState<A>) {
         relaying(|left| left == 0).is_subset(&outbox),
         "what is to be relayed is in the outbox"
     );
+}
+
+fn check_lines<A>(shard: &ShardState<A>) {
+    for (source, line) in &shard.lines {
+        let confirmed = shard.cursors.get(source).copied().unwrap_or_default();
+        let mut waiting = line.waiting.keys();
+        assert!(waiting.all(|seq| *seq > confirmed), "what waits is not confirmed");
+        let is_called_for = line.pace == Pace::Resting || shard.copies_due.contains(source);
+        match (line.unconfirmed, line.waiting.len()) {
+            (0, 0) => panic!("a line in which nothing is under way is kept"),
+            (0, _) => assert!(is_called_for, "what waits is applied some time"),
+            _ => {}
+        }
+    }
 }
 
 fn check_queue(queue: &Queue, held: &[(Seq, &Message)]) {

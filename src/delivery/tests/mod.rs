@@ -13,6 +13,7 @@ mod properties;
 mod publish;
 mod queues;
 mod recovery;
+mod relaying;
 mod settling;
 mod store;
 mod time;

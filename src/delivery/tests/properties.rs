@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::world::{World, mail};
 use crate::{
     delivery::{Lease, Nack, Verdict},
-    frame::{Priority, Seq},
+    frame::{LastHop, Priority, Seq},
 };
 
 const INBOX: &str = "agent:bob";
@@ -204,6 +204,88 @@ proptest! {
         for (sent, seq) in &callers.accepted {
             let receipt = world.shard.receipt(*seq);
             prop_assert!(receipt.is_some_and(|receipt| receipt.status.is_settled()), "G13: {sent:?} was lost");
+        }
+    }
+}
+
+/// What happens to an inbox with two sessions, of which each message demands one, or neither.
+#[derive(Clone, Debug)]
+enum Turn {
+    Send { priority: u8, demands: Option<usize> },
+    Ack(usize),
+    Release(usize),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        5 => (0..4u8, proptest::option::of(0..2usize)).prop_map(|(priority, demands)| Turn::Send { priority, demands }),
+        3 => any::<usize>().prop_map(Turn::Ack),
+        1 => any::<usize>().prop_map(Turn::Release),
+    ]
+}
+
+const PROTOCOLS: [&str; 2] = ["grpc", "mqtt"];
+
+proptest! {
+    #[test]
+    fn each_session_gets_what_it_may_have_in_order_and_waits_for_no_other(
+        turns in proptest::collection::vec(turn(), 1..60),
+        windows in (0..4u32, 0..4u32),
+    ) {
+        let mut world = World::new();
+        let windows = [windows.0, windows.1];
+        for at in 0..2 {
+            let mut consumer = world.consumer(at as u64, "bob", windows[at]);
+            consumer.protocol = PROTOCOLS[at];
+            world.attach_as(INBOX, consumer);
+        }
+        let mut waiting: BTreeMap<String, Option<usize>> = BTreeMap::new();
+        let mut held: Vec<(usize, Seq, Lease, Option<usize>, String)> = Vec::new();
+        let mut demanded: BTreeMap<String, Option<usize>> = BTreeMap::new();
+        let mut newest: BTreeMap<(usize, Priority), Seq> = BTreeMap::new();
+        for (number, turn) in turns.iter().enumerate() {
+            match *turn {
+                Turn::Send { priority, demands } => {
+                    let id = format!("m{number}");
+                    let mail = mail(&id, INBOX).priority(Priority::from_u8(priority).expect("below 4"));
+                    let mail = match demands {
+                        Some(at) => mail.over(LastHop::Required(PROTOCOLS[at].into())),
+                        None => mail,
+                    };
+                    world.publish(&mail);
+                    waiting.insert(id.clone(), demands);
+                    demanded.insert(id, demands);
+                }
+                Turn::Ack(at) if !held.is_empty() => {
+                    let (_, seq, lease, ..) = held.swap_remove(at % held.len());
+                    world.ack((seq, lease), "bob");
+                }
+                Turn::Release(at) if !held.is_empty() => {
+                    let (_, seq, lease, demands, id) = held.swap_remove(at % held.len());
+                    world.nack((seq, lease), "bob", Nack::Release);
+                    waiting.insert(id, demands);
+                }
+                Turn::Ack(_) | Turn::Release(_) => {}
+            }
+            world.commit();
+            for hand_out in world.hand_outs() {
+                let (at, (seq, lease)) = (hand_out.consumer.0 as usize, hand_out.lease.expect("QoS 1"));
+                let envelope = &hand_out.frame.envelope;
+                let demands = demanded[envelope.id()];
+                prop_assert!(demands.is_none_or(|wanted| wanted == at));
+                if !hand_out.frame.stamp.flags.is_redelivered() {
+                    let before = newest.insert((at, envelope.priority()), seq);
+                    prop_assert!(before < Some(seq), "G5: session {at} got {seq:?} after {before:?}");
+                }
+                waiting.remove(envelope.id());
+                held.push((at, seq, lease, demands, envelope.id().to_owned()));
+            }
+            for at in 0..2 {
+                let outstanding = held.iter().filter(|(by, ..)| *by == at).count();
+                let is_idle = outstanding < windows[at] as usize;
+                let could = waiting.iter().find(|(_, demands)| demands.is_none_or(|wanted| wanted == at));
+                prop_assert!(!is_idle || could.is_none(), "session {at} has credit while {could:?} waits");
+            }
         }
     }
 }

@@ -131,6 +131,8 @@ pub struct World {
     /// Agents that policy lets receive nothing.
     pub denied: BTreeSet<AgentId>,
     pub epoch: u64,
+    /// Of every queue after a crash.
+    pub retention: Duration,
     /// Looks inside after every call only this often: long runs look seldom.
     pub look_every: u32,
     calls: u32,
@@ -153,6 +155,7 @@ impl World {
             in_flight: VecDeque::new(),
             denied: BTreeSet::new(),
             epoch: 1,
+            retention: Duration::ZERO,
             look_every: 1,
             calls: 0,
             next_tag: 0,
@@ -354,7 +357,16 @@ impl World {
         self.epoch += 1;
         self.in_flight.clear();
         self.out = Out::default();
-        self.shard = ShardState::recover(self.epoch, self.store.image(), self.limits.clone(), WORKER, self.now);
+        let retention = self.retention;
+        let known = |to: &Address| (kind_of(to), retention);
+        self.shard = ShardState::recover(
+            self.epoch,
+            self.store.image(),
+            self.limits.clone(),
+            WORKER,
+            &known,
+            self.now,
+        );
         invariants::check(&self.shard);
     }
 

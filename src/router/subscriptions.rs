@@ -1,0 +1,380 @@
+//! Topic subscriptions: a session's own, which end with it, and those of a durable session queue, attached or not.
+//!
+//! Owns the filters of durable queues and the count of sessions behind each shared subscription. Changes of one agent's durable
+//! subscriptions are decided one at a time: read, changed, committed and shown under one lock. Start at [`Fabric::set_subscriptions`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, atomic::Ordering},
+};
+
+use super::{
+    attach::session_address,
+    changes::to_the_end,
+    directory::{Agent, lock},
+    error::FabricError,
+    fabric::{Fabric, decode_filters},
+    handle::SessionHandle,
+    port::{Action, RecordOp, Table},
+    session::{Holdings, SessionCore},
+    surface::Principal,
+    workers::Control,
+};
+use crate::{
+    delivery::{QueueKind, Selection},
+    frame::{Address, AgentId, TopicFilter},
+    time,
+};
+
+/// Durable session queues with their subscriptions, attached or not.
+#[derive(Debug, Default)]
+pub(super) struct DurableQueues {
+    of_agents: Mutex<HashMap<AgentId, BTreeMap<Address, Vec<TopicFilter>>>>,
+    /// Sessions that take from each shared subscription's queue.
+    shares: Mutex<HashMap<Address, usize>>,
+}
+
+impl DurableQueues {
+    fn filters(&self, agent: &AgentId, queue: &Address) -> Vec<TopicFilter> {
+        let of_agents = lock(&self.of_agents);
+        let filters = of_agents.get(agent).and_then(|queues| queues.get(queue));
+        filters.cloned().unwrap_or_default()
+    }
+
+    fn put(&self, agent: AgentId, queue: Address, filters: Vec<TopicFilter>) {
+        lock(&self.of_agents).entry(agent).or_default().insert(queue, filters);
+    }
+
+    fn remove(&self, agent: &AgentId, queue: &Address) -> Vec<TopicFilter> {
+        let mut of_agents = lock(&self.of_agents);
+        let Some(queues) = of_agents.get_mut(agent) else {
+            return Vec::new();
+        };
+        let removed = queues.remove(queue);
+        if queues.is_empty() {
+            of_agents.remove(agent);
+        }
+        removed.unwrap_or_default()
+    }
+
+    fn of_agent(&self, agent: &AgentId) -> Vec<Address> {
+        let of_agents = lock(&self.of_agents);
+        of_agents
+            .get(agent)
+            .map(|queues| queues.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Subscriptions in the agent's other durable queues; one without any counts as one.
+    fn held_beside(&self, agent: &AgentId, queue: &Address) -> usize {
+        let of_agents = lock(&self.of_agents);
+        let others = of_agents
+            .get(agent)
+            .into_iter()
+            .flatten()
+            .filter(|(other, _)| *other != queue);
+        others.map(|(_, filters)| filters.len().max(1)).sum()
+    }
+}
+
+/// A change of the subscriptions behind one queue.
+#[derive(Clone, Debug)]
+pub(super) enum SubscriptionChange {
+    Add(Vec<TopicFilter>),
+    Remove(Vec<TopicFilter>),
+    Replace(Vec<TopicFilter>),
+}
+
+impl SubscriptionChange {
+    /// The filters afterwards, each once.
+    fn applied_to(self, earlier: &[TopicFilter]) -> Vec<TopicFilter> {
+        let mut filters = match self {
+            Self::Add(added) => earlier.iter().cloned().chain(added).collect(),
+            Self::Remove(gone) => earlier
+                .iter()
+                .filter(|filter| !gone.contains(filter))
+                .cloned()
+                .collect(),
+            Self::Replace(filters) => filters,
+        };
+        filters.sort_unstable();
+        filters.dedup();
+        filters
+    }
+}
+
+fn unshared(filters: &[TopicFilter]) -> impl Iterator<Item = &TopicFilter> {
+    filters.iter().filter(|filter| filter.share().is_none())
+}
+
+impl Fabric {
+    /// Subscriptions of an agent's durable session queue, whether attached or not (HTTP's `PUT /subscriptions`): replaces them all.
+    pub async fn set_subscriptions(
+        &self,
+        principal: &Principal,
+        agent: &AgentId,
+        token: &str,
+        filters: Vec<TopicFilter>,
+    ) -> Result<(), FabricError> {
+        self.speaks_for(principal, agent)?;
+        let queue = session_address(agent, token)?;
+        self.change_durable(queue, SubscriptionChange::Replace(filters)).await
+    }
+
+    /// Changes the subscriptions of a durable queue. Once decided it is done, whether or not the caller waits.
+    pub(super) async fn change_durable(&self, queue: Address, change: SubscriptionChange) -> Result<(), FabricError> {
+        let fabric = self.clone();
+        to_the_end(async move { fabric.decide_subscriptions(&queue, change).await }).await
+    }
+
+    async fn decide_subscriptions(&self, queue: &Address, change: SubscriptionChange) -> Result<(), FabricError> {
+        let agent = agent_of(queue)?;
+        let _one_change = self.0.changes.of(&agent).await;
+        self.know(agent.as_str(), "agent_id", time::now())?;
+        let known = self.known(&agent)?;
+        let earlier = self.0.durable_queues.filters(&agent, queue);
+        let filters = change.applied_to(&earlier);
+        let added: Vec<_> = filters.iter().filter(|filter| !earlier.contains(filter)).collect();
+        self.may_subscribe(&agent, added.iter().copied())?;
+        if !added.is_empty() || filters.is_empty() {
+            self.check_count(self.0.durable_queues.held_beside(&agent, queue) + filters.len().max(1))?;
+        }
+        let value = serde_json::to_vec(&filters).expect("filters are plain strings");
+        self.write_subscriptions(RecordOp::Put {
+            table: Table::Subscriptions,
+            key: queue.as_str().to_owned(),
+            value,
+        })
+        .await?;
+        self.open_durable(queue);
+        let gone: Vec<_> = earlier.into_iter().filter(|filter| !filters.contains(filter)).collect();
+        let topics = &self.0.directory.topics;
+        unshared(&filters).for_each(|filter| topics.insert(filter, queue));
+        unshared(&gone).for_each(|filter| topics.remove(filter, queue));
+        self.0.durable_queues.put(agent, queue.clone(), filters.clone());
+        for session in sessions_at(&known, queue) {
+            gone.iter()
+                .for_each(|filter| self.drop_subscription(&known, &session, filter));
+            filters
+                .iter()
+                .for_each(|filter| self.add_subscription(&known, &session, filter));
+        }
+        Ok(())
+    }
+
+    async fn write_subscriptions(&self, op: RecordOp) -> Result<(), FabricError> {
+        Ok(self.0.store.write_records(vec![op]).await?)
+    }
+
+    /// The subscriptions of an agent's durable session queue.
+    pub fn subscriptions(
+        &self,
+        principal: &Principal,
+        agent: &AgentId,
+        token: &str,
+    ) -> Result<Vec<TopicFilter>, FabricError> {
+        self.may_inspect(principal, agent)?;
+        let queue = session_address(agent, token)?;
+        Ok(self.0.durable_queues.filters(agent, &queue))
+    }
+
+    /// Removes a durable session queue with its subscriptions and whatever waits in it.
+    pub async fn remove_session_queue(
+        &self,
+        principal: &Principal,
+        agent: &AgentId,
+        token: &str,
+    ) -> Result<(), FabricError> {
+        self.speaks_for(principal, agent)?;
+        let (fabric, agent, queue) = (self.clone(), agent.clone(), session_address(agent, token)?);
+        to_the_end(async move {
+            let _one_change = fabric.0.changes.of(&agent).await;
+            fabric.forget_durable_queue(&queue).await
+        })
+        .await
+    }
+
+    /// Under the lock of the queue's agent.
+    pub(super) async fn forget_durable_queue(&self, queue: &Address) -> Result<(), FabricError> {
+        let agent = agent_of(queue)?;
+        self.write_subscriptions(RecordOp::Delete {
+            table: Table::Subscriptions,
+            key: queue.as_str().to_owned(),
+        })
+        .await?;
+        let filters = self.0.durable_queues.remove(&agent, queue);
+        filters
+            .iter()
+            .for_each(|filter| self.0.directory.topics.remove(filter, queue));
+        if let Some(known) = self.0.directory.agent(agent.as_str()) {
+            for session in sessions_at(&known, queue) {
+                filters
+                    .iter()
+                    .for_each(|filter| self.drop_subscription(&known, &session, filter));
+            }
+        }
+        self.remove_queue(queue).await
+    }
+
+    /// Durable queues of an agent.
+    pub(super) fn durable_queues_of(&self, agent: &AgentId) -> Vec<Address> {
+        self.0.durable_queues.of_agent(agent)
+    }
+
+    fn open_durable(&self, queue: &Address) {
+        let control = Control::OpenDurable { queue: queue.clone() };
+        self.0.workers.of(queue.home_shard()).control(control);
+    }
+
+    /// Removes a queue with whatever waits in it, and waits until the shard has.
+    pub(super) async fn remove_queue(&self, queue: &Address) -> Result<(), FabricError> {
+        let (done, removed) = tokio::sync::oneshot::channel();
+        self.0.workers.of(queue.home_shard()).control(Control::RemoveQueue {
+            queue: queue.clone(),
+            done,
+        });
+        removed.await.map_err(|_| FabricError::Draining)
+    }
+
+    /// At start: durable queues take copies again before anyone attaches.
+    pub(super) async fn restore_subscriptions(&self) -> Result<(), FabricError> {
+        for (key, value) in self.0.store.scan_records(Table::Subscriptions).await? {
+            let filters = decode_filters(&key, &value)?;
+            let what = || format!("the stored subscriptions of {key:?} are not those of a session");
+            let queue: Address = key.parse().map_err(|_| FabricError::StoreFailed { what: what() })?;
+            let agent = agent_of(&queue)?;
+            self.know(agent.as_str(), "agent_id", time::now())?;
+            self.open_durable(&queue);
+            unshared(&filters).for_each(|filter| self.0.directory.topics.insert(filter, &queue));
+            self.0.durable_queues.put(agent, queue, filters);
+        }
+        Ok(())
+    }
+
+    // --- of a live session ---------------------------------------------------------------------------------------
+
+    /// Changes the subscriptions of a session whose queue ends with it.
+    pub(super) fn change_own(
+        &self,
+        agent: &Agent,
+        core: &Arc<SessionCore>,
+        change: &SubscriptionChange,
+    ) -> Result<(), FabricError> {
+        match change {
+            SubscriptionChange::Add(filters) => {
+                self.may_subscribe(&agent.id, filters)?;
+                self.check_count(agent.subscriptions.load(Ordering::Relaxed) + filters.len())?;
+                if core.holdings().has_ended() {
+                    return Err(FabricError::SessionClosed);
+                }
+                filters
+                    .iter()
+                    .for_each(|filter| self.add_subscription(agent, core, filter));
+            }
+            SubscriptionChange::Remove(filters) => {
+                filters
+                    .iter()
+                    .for_each(|filter| self.drop_subscription(agent, core, filter));
+            }
+            SubscriptionChange::Replace(_) => unreachable!("only a durable queue's subscriptions are replaced"),
+        }
+        Ok(())
+    }
+
+    fn may_subscribe<'a>(
+        &self,
+        agent: &AgentId,
+        filters: impl IntoIterator<Item = &'a TopicFilter>,
+    ) -> Result<(), FabricError> {
+        let allowed = |filter: &TopicFilter| {
+            let filter = filter.as_str();
+            self.authorize(agent, Action::Subscribe { filter })
+        };
+        filters.into_iter().try_for_each(allowed)
+    }
+
+    fn check_count(&self, count: usize) -> Result<(), FabricError> {
+        let max = self.config().subscriptions_per_agent_max;
+        match count > max {
+            true => Err(FabricError::TooMany {
+                what: "topic subscriptions of one agent",
+                max,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn add_subscription(&self, agent: &Agent, core: &Arc<SessionCore>, filter: &TopicFilter) {
+        let mut holdings = core.holdings();
+        if !holdings.subscribe(filter) {
+            return;
+        }
+        agent.subscriptions.fetch_add(1, Ordering::Relaxed);
+        if filter.share().is_some() {
+            let shared = Address::shared(filter);
+            *lock(&self.0.durable_queues.shares).entry(shared.clone()).or_default() += 1;
+            self.0.directory.topics.insert(filter, &shared);
+            self.open_held(core, &mut holdings, &shared, QueueKind::OneOf(Selection::RoundRobin));
+        } else {
+            self.0.directory.topics.insert(filter, &core.own_queue);
+        }
+    }
+
+    /// Ends a subscription of a session; that of a durable queue goes on without it.
+    fn drop_subscription(&self, agent: &Agent, core: &Arc<SessionCore>, filter: &TopicFilter) {
+        let mut holdings = core.holdings();
+        if holdings.unsubscribe(filter) {
+            self.end_subscription(agent, core, &mut holdings, filter);
+        }
+    }
+
+    /// What follows once a session's holdings have the subscription no more.
+    pub(super) fn end_subscription(
+        &self,
+        agent: &Agent,
+        core: &Arc<SessionCore>,
+        holdings: &mut Holdings,
+        filter: &TopicFilter,
+    ) {
+        agent.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        if filter.share().is_some() {
+            let shared = Address::shared(filter);
+            self.close_held(core, holdings, &shared);
+            let mut shares = lock(&self.0.durable_queues.shares);
+            let left = shares.get_mut(&shared).map_or(0, |members| {
+                *members -= 1;
+                *members
+            });
+            if left == 0 {
+                shares.remove(&shared);
+                self.0.directory.topics.remove(filter, &shared);
+            }
+        } else if core.own_queue_kind == QueueKind::Ephemeral {
+            self.0.directory.topics.remove(filter, &core.own_queue);
+        }
+    }
+
+    /// A session took up a durable queue: it holds the queue's subscriptions while it lasts. Under the lock of its agent.
+    pub(super) fn resume_subscriptions(&self, session: &SessionHandle) {
+        let (agent, core) = session.parts();
+        for filter in self.0.durable_queues.filters(&agent.id, &core.own_queue) {
+            self.add_subscription(agent, core, &filter);
+        }
+    }
+}
+
+fn agent_of(queue: &Address) -> Result<AgentId, FabricError> {
+    let agent = queue.agent_id().and_then(|agent| AgentId::new(agent).ok());
+    agent.ok_or_else(|| FabricError::StoreFailed {
+        what: format!("{queue} is not the queue of a session"),
+    })
+}
+
+fn sessions_at(agent: &Agent, queue: &Address) -> Vec<Arc<SessionCore>> {
+    let sessions = agent.sessions();
+    sessions
+        .iter()
+        .filter(|session| session.own_queue == *queue)
+        .cloned()
+        .collect()
+}
