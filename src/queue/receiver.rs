@@ -120,6 +120,11 @@ impl<T> Receiver<T> {
         self.lanes.close();
     }
 
+    /// Nothing can be drained now.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.waiting().is_empty()
+    }
+
     /// How full the queue is.
     pub fn occupancy(&self) -> Occupancy {
         self.lanes.occupancy()

@@ -22,6 +22,7 @@ use super::{
     error::FabricError,
     port::{Action, Decision, Policy, Ports, Store, StoreError, StoreStats, Table},
     registry::{AgentRecord, GroupRecord},
+    runner::Runner,
     surface::{Goodbye, KeptMessage, MessageStatus, PassedEnvelope, Principal, StatusQuery},
     worker::{Shards, WorkerContext},
     workers::{Command, Control, WorkerHandle, Workers},
@@ -471,6 +472,8 @@ fn new_workers(config: &Config) -> (Arc<Workers>, Vec<queue::Receiver<Command>>)
         .map(|_| {
             let (inbox, receiver) = queue::lanes(bounds);
             let handle = WorkerHandle {
+                runner: Mutex::new(None),
+                busy: AtomicBool::new(false),
                 inbox,
                 control: Arc::new(SegQueue::new()),
                 thread: OnceLock::new(),
@@ -492,7 +495,10 @@ fn spawn_worker(
     let (index, handle) = (context.index, context.workers.handles[context.index].clone());
     let thread = std::thread::Builder::new()
         .name(format!("weft-shards-{index}"))
-        .spawn(move || Shards::new(context, &limits, images).run(inbox))
+        .spawn({
+            let handle = handle.clone();
+            move || Runner::new(Shards::new(context, &limits, images), inbox).run(&handle)
+        })
         .map_err(|error| FabricError::StoreFailed {
             what: format!("cannot start a shard worker: {error}"),
         })?;

@@ -18,6 +18,7 @@ mod passed;
 pub mod port;
 mod publisher;
 pub mod registry;
+mod runner;
 mod session;
 mod settling;
 mod subscriptions;

@@ -1,8 +1,8 @@
-//! A shard worker: a thread that runs many shards over one inbox.
+//! A shard worker: many shards over one inbox.
 //!
 //! [`Shards::step`] is the plain function in the middle: it takes what came in, runs the shards' machines and hands on what they want
-//! done. The thread around it waits, reads the clock and nothing else. A commit takes the operations of all shards at once and
-//! completes asynchronously; the next batch is taken in meanwhile.
+//! done. Who calls it, and when, is `runner.rs`. A commit takes the operations of all shards at once and completes asynchronously; the
+//! next batch is taken in meanwhile.
 
 use std::{
     collections::VecDeque,
@@ -41,7 +41,7 @@ use crate::{
 /// What a sender is told to wait when a mailbox is full: long enough for a receiver to make room.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Commands taken from the inbox in one step: large enough to amortize a commit, small enough to keep a step below a millisecond.
-const STEP_BUDGET: usize = 512;
+pub(super) const STEP_BUDGET: usize = 512;
 /// Bytes of commands taken in one step, after which it takes no more: a step's operations of one shard are one group in the store's
 /// log, which must fit into a segment (32 MiB at least) together with what copies and settles add.
 const STEP_BYTES: usize = 8 * 1024 * 1024;
@@ -156,37 +156,33 @@ impl Shards {
         this
     }
 
-    /// Runs until it is told to stop.
-    pub fn run(mut self, mut inbox: queue::Receiver<Command>) {
-        let mut commands = Vec::with_capacity(STEP_BUDGET);
-        loop {
-            if commands.is_empty() && self.has_room() {
-                take_in(&mut inbox, &mut commands);
-                self.controls_ahead = self.handle.control.len();
-            }
-            let now = time::now();
-            let worked = self.step(&mut commands, now);
-            if self.stopping && !worked && self.in_flight.is_empty() && self.active.is_empty() {
-                return;
-            }
-            if !worked {
-                self.wait(&mut inbox, now);
-            }
-        }
+    /// How long there is nothing to do, if nothing comes in.
+    pub fn patience(&self, now: Timestamp) -> Duration {
+        self.next_tick.since(now).clamp(Duration::from_millis(1), PARK_MAX)
     }
 
-    fn wait(&self, inbox: &mut queue::Receiver<Command>, now: Timestamp) {
-        let patience = self.next_tick.since(now).clamp(Duration::from_millis(1), PARK_MAX);
-        if self.has_room() {
-            inbox.park_timeout(patience);
-        } else {
-            // The inbox is not looked at until a commit completes, which unparks the thread.
-            std::thread::park_timeout(patience);
-        }
+    /// When time alone asks for a step.
+    pub fn wakes_at(&self) -> Timestamp {
+        self.next_tick
+    }
+
+    /// Told to stop, and nothing is under way. Asked after a step that had nothing to do.
+    pub fn is_done(&self) -> bool {
+        self.stopping && self.in_flight.is_empty() && self.active.is_empty()
+    }
+
+    /// Some shards have more to do at once.
+    pub fn is_active(&self) -> bool {
+        !self.active.is_empty()
+    }
+
+    /// Says that commands were taken in: they wait for the control messages that are there now.
+    pub fn note_controls_ahead(&mut self) {
+        self.controls_ahead = self.handle.control.len();
     }
 
     /// True while another batch may be taken in: otherwise the inbox fills up, and its bound is what senders meet.
-    fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         self.in_flight.len() < COMMITS_MAX
     }
 
@@ -194,7 +190,7 @@ impl Shards {
     ///
     /// Control first: what was in the control queue when a command came in may be what the command relies on (a reply's session, the
     /// attach before a detach). Where that is more than one step does, the commands wait for a next one.
-    fn step(&mut self, commands: &mut Vec<Command>, now: Timestamp) -> bool {
+    pub fn step(&mut self, commands: &mut Vec<Command>, now: Timestamp) -> bool {
         let controls = self.handle.control.len().min(CONTROL_BUDGET);
         self.controls_ahead = self.controls_ahead.saturating_sub(controls);
         let worked = controls > 0 || !commands.is_empty() || !self.active.is_empty();
@@ -662,7 +658,7 @@ impl Shards {
 }
 
 /// Takes commands out of the inbox, up to the bounds of a step.
-fn take_in(inbox: &mut queue::Receiver<Command>, commands: &mut Vec<Command>) {
+pub(super) fn take_in(inbox: &mut queue::Receiver<Command>, commands: &mut Vec<Command>) {
     let mut bytes = 0;
     while commands.len() < STEP_BUDGET && bytes < STEP_BYTES {
         let before = commands.len();

@@ -3,8 +3,8 @@
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     thread::Thread,
 };
@@ -17,6 +17,7 @@ use super::{
     counters::{CountersSnapshot, WorkerCounters},
     error::FabricError,
     port::{CommitOutcome, StoreError},
+    runner::Runner,
     session::{Opening, SessionCore},
     surface::SessionId,
     worker::Shards,
@@ -138,8 +139,11 @@ impl fmt::Debug for Control {
 }
 
 /// One worker, from outside.
-#[derive(Debug)]
 pub(super) struct WorkerHandle {
+    /// `None` before its thread runs and after it ended.
+    pub runner: Mutex<Option<Runner>>,
+    /// Someone runs a step and looks at the control messages once more before it is done.
+    pub busy: AtomicBool,
     pub inbox: queue::Sender<Command>,
     pub control: Arc<SegQueue<Control>>,
     pub thread: OnceLock<Thread>,
@@ -152,9 +156,18 @@ impl WorkerHandle {
     /// Sends a control message and wakes the worker. Before its thread runs the message waits.
     pub fn control(&self, control: Control) {
         self.control.push(control);
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
+        fence(Ordering::SeqCst);
+        if !self.busy.load(Ordering::SeqCst) {
+            self.wake();
         }
+    }
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerHandle")
+            .field("inbox", &self.inbox)
+            .finish_non_exhaustive()
     }
 }
 
@@ -174,13 +187,21 @@ impl Workers {
         &self.handles[self.index_of(shard)]
     }
 
-    /// Pushes without waiting; a full or closed inbox gives the command back with the reason.
+    /// Runs a command where its worker sleeps, else pushes it without waiting; a full or closed inbox gives it back with the reason.
     pub fn try_push(&self, worker: usize, priority: Priority, command: Command) -> Result<(), (Command, FabricError)> {
-        self.handles[worker].inbox.try_push(priority, command).map_err(refused)
+        let handle = &self.handles[worker];
+        match handle.run_here(command) {
+            None => Ok(()),
+            Some(command) => handle.inbox.try_push(priority, command).map_err(refused),
+        }
     }
 
-    /// Pushes out of a slot, waiting for room. Cancel safe: what is not pushed stays there, also where it is refused.
+    /// [`Workers::try_push`] out of a slot, waiting for room. Cancel safe: what is not pushed stays there, also where it is refused.
     pub async fn push(&self, worker: usize, priority: Priority, slot: &mut Option<Command>) -> Result<(), FabricError> {
+        *slot = slot.take().and_then(|command| self.handles[worker].run_here(command));
+        if slot.is_none() {
+            return Ok(());
+        }
         let pushed = self.handles[worker].inbox.push_from(priority, slot).await;
         pushed.map_err(|error| match error {
             BatchError::Full(_) => overloaded(),

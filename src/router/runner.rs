@@ -1,0 +1,158 @@
+//! Who runs a shard worker's steps: its own thread, or whoever brings the first command to a worker that sleeps.
+//!
+//! Owns the lock around a worker's state and the worker's sleep. It must never know what a step does; that is `worker.rs`. A command
+//! that meets a sleeping worker is run where it is, which saves a wake-up and a switch between threads each way; one that meets a
+//! running worker goes into its inbox. Start at [`Runner::run`] and [`WorkerHandle::run_here`].
+
+use std::{
+    sync::{PoisonError, TryLockError, atomic::Ordering},
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
+
+use super::{
+    worker::{STEP_BUDGET, Shards, take_in},
+    workers::{Command, WorkerHandle},
+};
+use crate::{
+    queue::{self, thread_waker},
+    time::{self, Timestamp},
+};
+
+/// Steps that a caller runs for its one command: what the first one leads to at once (a commit of the memory store, copies between
+/// shards of one worker) is done as well, and a caller is never kept for long.
+const STEPS_HERE_MAX: usize = 4;
+
+/// A worker's state and what it takes from.
+pub(super) struct Runner {
+    shards: Shards,
+    inbox: queue::Receiver<Command>,
+    /// Taken out of the inbox and not run yet.
+    commands: Vec<Command>,
+    /// When the worker's thread wakes by itself, where it sleeps.
+    sleeps_until: Timestamp,
+}
+
+/// What a thread that ran a step does next.
+enum Next {
+    Run,
+    Sleep(Duration),
+    End,
+}
+
+impl Runner {
+    pub fn new(shards: Shards, inbox: queue::Receiver<Command>) -> Self {
+        Self {
+            shards,
+            inbox,
+            commands: Vec::with_capacity(STEP_BUDGET),
+            sleeps_until: Timestamp::default(),
+        }
+    }
+
+    /// Runs a worker until it is told to stop: the body of its thread.
+    pub fn run(self, handle: &WorkerHandle) {
+        let waker = thread_waker();
+        let mut context = Context::from_waker(&waker);
+        *handle.runner.lock().unwrap_or_else(PoisonError::into_inner) = Some(self);
+        loop {
+            // A step that panicked elsewhere ends the worker as one of its own would: its shards are in no known state.
+            let mut guard = handle.runner.lock().expect("no step panicked");
+            let runner = guard.as_mut().expect("taken out by this thread alone");
+            handle.busy.store(true, Ordering::SeqCst);
+            match runner.turn(handle, &mut context) {
+                Next::Run => {}
+                Next::End => {
+                    *guard = None;
+                    return;
+                }
+                Next::Sleep(patience) => {
+                    drop(guard);
+                    thread::park_timeout(patience);
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, handle: &WorkerHandle, context: &mut Context<'_>) -> Next {
+        if self.commands.is_empty() && self.shards.has_room() {
+            take_in(&mut self.inbox, &mut self.commands);
+            self.shards.note_controls_ahead();
+        }
+        let now = time::now();
+        if self.shards.step(&mut self.commands, now) {
+            return Next::Run;
+        }
+        if self.shards.is_done() {
+            return Next::End;
+        }
+        // Without room the inbox is not looked at until a commit completes, which wakes the thread.
+        if self.shards.has_room() && matches!(self.inbox.poll_ready(context), Poll::Ready(_)) {
+            return Next::Run;
+        }
+        if !handle.leave() {
+            return Next::Run;
+        }
+        let patience = self.shards.patience(now);
+        self.sleeps_until = now + patience;
+        Next::Sleep(patience)
+    }
+
+    /// Runs a command of the calling thread's, and what it leads to at once. True: more is to be done, or sooner than the sleeping thread
+    /// would wake.
+    fn run_one(&mut self, command: Command, handle: &WorkerHandle) -> bool {
+        handle.busy.store(true, Ordering::SeqCst);
+        self.commands.push(command);
+        self.shards.note_controls_ahead();
+        for _ in 0..STEPS_HERE_MAX {
+            self.shards.step(&mut self.commands, time::now());
+            if self.commands.is_empty() && handle.control.is_empty() && !self.shards.is_active() {
+                break;
+            }
+        }
+        let is_quiet = handle.leave() && self.commands.is_empty() && !self.shards.is_active();
+        !is_quiet || self.shards.wakes_at() < self.sleeps_until
+    }
+
+    /// Nothing that came before waits, and the worker's bound on commits lets more in.
+    fn is_idle(&self) -> bool {
+        self.commands.is_empty() && self.shards.has_room() && self.inbox.is_empty()
+    }
+}
+
+impl WorkerHandle {
+    /// Runs a command on the calling thread where the worker sleeps and nothing waits before it; gives it back where it does not.
+    pub fn run_here(&self, command: Command) -> Option<Command> {
+        let mut guard = match self.runner.try_lock() {
+            Ok(guard) => guard,
+            // Busy, or ended by a panic: its inbox has the bound that senders meet then.
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return Some(command),
+        };
+        let Some(runner) = guard.as_mut().filter(|runner| runner.is_idle()) else {
+            return Some(command);
+        };
+        let is_thread_needed = runner.run_one(command, self);
+        drop(guard);
+        if is_thread_needed {
+            self.wake();
+        }
+        None
+    }
+
+    /// Ends a turn; false where control messages came in meanwhile, whose senders relied on this turn to see them.
+    ///
+    /// The senders' half is in [`WorkerHandle::control`]: each side writes, then reads what the other wrote, sequentially consistent,
+    /// so that one of the two sees the other.
+    fn leave(&self) -> bool {
+        self.busy.store(false, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.control.is_empty()
+    }
+
+    pub fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
