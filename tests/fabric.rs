@@ -1,4 +1,16 @@
 //! The fabric through its door, on the memory store: what every edge relies on.
+//!
+//! `fabric/guarantees.rs` goes through the guarantees one by one, `fabric/changes.rs` through changes that meet, and
+//! `fabric/random.rs` holds random traffic against what may become of a message.
+
+#[path = "fabric/changes.rs"]
+mod changes;
+#[path = "fabric/guarantees.rs"]
+mod guarantees;
+#[path = "fabric/random.rs"]
+mod random;
+#[path = "fabric/steered.rs"]
+mod steered;
 
 use std::{sync::Arc, time::Duration};
 

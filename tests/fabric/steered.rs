@@ -1,0 +1,164 @@
+//! A store and a policy that tests steer: commits are held back or fail, and agents are forbidden to receive.
+//!
+//! The store outlives its fabric, so that a second one started on it is what comes after a crash.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use weft::{
+    frame::{
+        Seq, ShardId,
+        record::{Fence, ShardImage},
+    },
+    router::port::{
+        Action, CommitDone, Decision, Durability, Policy, ReadDone, RecordOp, Records, ShardCommit, Store, StoreError,
+        StoreStats, Table,
+    },
+    store::memory::MemoryStore,
+};
+
+/// What becomes of commits.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    Pass,
+    /// They wait until they are let go.
+    Hold,
+    /// They are not written, and this is said of them.
+    Fail(StoreError),
+    /// They are written, and this is said of them all the same.
+    WriteAndFail(StoreError),
+}
+
+type Held = (Vec<ShardCommit>, Durability, CommitDone);
+
+pub struct SteeredStore {
+    inner: MemoryStore,
+    mode: Mutex<Mode>,
+    held: Mutex<VecDeque<Held>>,
+}
+
+impl fmt::Debug for SteeredStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SteeredStore")
+    }
+}
+
+impl SteeredStore {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryStore::new(7, 1 << 30),
+            mode: Mutex::new(Mode::Pass),
+            held: Mutex::default(),
+        })
+    }
+
+    pub fn set(&self, mode: Mode) {
+        *self.mode.lock().unwrap() = mode;
+    }
+
+    pub fn held(&self) -> usize {
+        self.held.lock().unwrap().len()
+    }
+
+    /// Lets the oldest commit that waits go. False: there is none.
+    pub fn let_one_go(&self) -> bool {
+        let oldest = self.held.lock().unwrap().pop_front();
+        oldest.is_some_and(|(commits, level, done)| {
+            self.inner.commit(commits, level, done);
+            true
+        })
+    }
+
+    /// Lets everything go, now and from now on.
+    pub fn let_go(&self) {
+        self.set(Mode::Pass);
+        while self.let_one_go() {}
+    }
+
+    /// The process that used it is dead: what it had not committed is gone, and the store takes a new owner's commits.
+    pub fn crash(&self) {
+        self.held.lock().unwrap().clear();
+        self.set(Mode::Pass);
+    }
+}
+
+impl Store for SteeredStore {
+    fn seed(&self) -> u64 {
+        self.inner.seed()
+    }
+
+    fn claim(&self, shards: Vec<ShardId>) -> BoxFuture<'static, Result<Vec<Fence>, StoreError>> {
+        self.inner.claim(shards)
+    }
+
+    fn load(&self, shard: ShardId) -> BoxFuture<'static, Result<ShardImage, StoreError>> {
+        self.inner.load(shard)
+    }
+
+    fn commit(&self, commits: Vec<ShardCommit>, level: Durability, done: CommitDone) {
+        let (mode, count) = (self.mode.lock().unwrap().clone(), commits.len());
+        match mode {
+            Mode::Pass => self.inner.commit(commits, level, done),
+            Mode::Hold => self.held.lock().unwrap().push_back((commits, level, done)),
+            Mode::Fail(error) => done(vec![Err(error); count]),
+            Mode::WriteAndFail(error) => {
+                self.inner
+                    .commit(commits, level, Box::new(move |_| done(vec![Err(error); count])));
+            }
+        }
+    }
+
+    fn read(&self, shard: ShardId, seqs: Vec<Seq>, done: ReadDone) {
+        self.inner.read(shard, seqs, done);
+    }
+
+    /// Slow for some and quick for others, so that changes overtake each other wherever they may.
+    fn write_records(&self, ops: Vec<RecordOp>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let written = self.inner.write_records(ops);
+        async move {
+            let outcome = written.await;
+            for _ in 0..rand::random_range(0..20) {
+                tokio::task::yield_now().await;
+            }
+            outcome
+        }
+        .boxed()
+    }
+
+    fn scan_records(&self, table: Table) -> BoxFuture<'static, Result<Records, StoreError>> {
+        self.inner.scan_records(table)
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.inner.stats()
+    }
+
+    /// Stays open: the next fabric finds what was committed.
+    fn close(&self) -> BoxFuture<'static, Result<(), StoreError>> {
+        ready(Ok(())).boxed()
+    }
+}
+
+/// Lets everyone do everything, but for receiving by those who are named.
+#[derive(Debug, Default)]
+pub struct Censor(Mutex<HashSet<&'static str>>);
+
+impl Censor {
+    pub fn forbid(&self, agent: &'static str) {
+        self.0.lock().unwrap().insert(agent);
+    }
+}
+
+impl Policy for Censor {
+    fn decide(&self, agent: &str, action: Action<'_>) -> Decision {
+        let receives = matches!(action, Action::Receive { .. });
+        match receives && self.0.lock().unwrap().contains(agent) {
+            true => Decision::Deny,
+            false => Decision::Allow,
+        }
+    }
+}
