@@ -104,6 +104,11 @@ const FENCED: &[Fenced] = &[
         why: "HTTP types stay at the HTTP edges",
     },
     Fenced {
+        crates: &["tungstenite", "flate2"],
+        only_in: &["edge::websocket"],
+        why: "frames of RFC 6455 and their compression stay at the WebSocket edge",
+    },
+    Fenced {
         crates: &["redis", "sqlx", "redb"],
         only_in: &["store"],
         why: "only a store knows how it stores",

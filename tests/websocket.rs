@@ -693,10 +693,10 @@ async fn frames_that_break_the_rfc_close_the_connection_with_1002() {
         .flatten()
         .collect();
     let cases: [(&str, &[u8]); 7] = [
-        ("a length of 2^63", &[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0]),
+        ("a length of 2^63", &[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         ("an unmasked frame", b"\x81\x05Hello"),
         ("fragments without end", &endless),
-        ("an oversized ping", &[0x89, 0xfe, 0x10, 0x00]),
+        ("an oversized ping", &[0x89, 0xfe, 0x10, 0x00, 0, 0, 0, 0]),
         ("a fragmented ping", &[0x09, 0x80, 0, 0, 0, 0]),
         ("a reserved opcode", &[0x83, 0x80, 0, 0, 0, 0]),
         ("compression that was not agreed on", &[0xc1, 0x80, 0, 0, 0, 0]),
