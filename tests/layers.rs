@@ -104,6 +104,11 @@ const FENCED: &[Fenced] = &[
         why: "HTTP types stay at the HTTP edges",
     },
     Fenced {
+        crates: &["tungstenite", "flate2"],
+        only_in: &["edge::websocket"],
+        why: "frames of RFC 6455 and their compression stay at the WebSocket edge",
+    },
+    Fenced {
         crates: &["redis", "sqlx", "redb"],
         only_in: &["store"],
         why: "only a store knows how it stores",
@@ -164,7 +169,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "src/edge/http/session/desk.rs",
         "one state, the poll sessions of all agents; its tests are nearly half of it",
     ),
-    ("src/router/attach.rs", "one story, from attaching a session to its end"),
 ];
 /// Names of modules that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "common", "misc"];

@@ -688,18 +688,23 @@ async fn a_client_that_never_reads_is_let_go_and_others_are_served_meanwhile() {
 #[tokio::test]
 async fn frames_that_break_the_rfc_close_the_connection_with_1002() {
     let node = Node::start().await;
-    let endless: Vec<u8> = std::iter::once(frame(0x01, b""))
-        .chain((0..5_000).map(|_| frame(0x00, b"")))
-        .flatten()
-        .collect();
-    let cases: [(&str, &[u8]); 7] = [
-        ("a length of 2^63", &[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0]),
+    let endless = |between: &[u8]| -> Vec<u8> {
+        let fragments = (0..5_000).flat_map(|_| [between, &frame(0x00, b"")].concat());
+        frame(0x01, b"").into_iter().chain(fragments).collect()
+    };
+    let (endless, among_pings) = (endless(b""), endless(&frame(0x89, b"")));
+    let cases: [(&str, &[u8]); 11] = [
+        ("a length of 2^63", &[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         ("an unmasked frame", b"\x81\x05Hello"),
         ("fragments without end", &endless),
-        ("an oversized ping", &[0x89, 0xfe, 0x10, 0x00]),
+        ("fragments without end among pings", &among_pings),
+        ("an oversized ping", &[0x89, 0xfe, 0x10, 0x00, 0, 0, 0, 0]),
+        ("an oversized pong", &[0x8a, 0xfe, 0x10, 0x00, 0, 0, 0, 0]),
+        ("an oversized close", &[0x88, 0xfe, 0x10, 0x00, 0, 0, 0, 0]),
         ("a fragmented ping", &[0x09, 0x80, 0, 0, 0, 0]),
         ("a reserved opcode", &[0x83, 0x80, 0, 0, 0, 0]),
         ("compression that was not agreed on", &[0xc1, 0x80, 0, 0, 0, 0]),
+        ("a compressed ping", &[0xc9, 0x80, 0, 0, 0, 0]),
     ];
     for (case, bytes) in cases {
         let mut raw = node.raw("mallory", "").await;
@@ -709,7 +714,33 @@ async fn frames_that_break_the_rfc_close_the_connection_with_1002() {
     }
     node.until_sessions(0).await;
     node.until_connections(0).await;
-    assert_eq!(node.counters.snapshot().errors, 7);
+    assert_eq!(node.counters.snapshot().errors, 11);
+}
+
+#[tokio::test]
+async fn every_ping_is_answered_in_order_and_a_close_with_its_own_code() {
+    let node = Node::start().await;
+    let mut raw = node.raw("alice", "").await;
+    assert_eq!(raw.event().await["op"], "welcome");
+    let operation = r#"{"op":"credit","ref":"é","messages":5}"#.as_bytes();
+    // The fragments part the letter's two bytes.
+    let (head, tail) = operation.split_at(23);
+    assert!(std::str::from_utf8(head).is_err());
+    let wire = [
+        frame(0x01, head),
+        frame(0x89, b"1"),
+        frame(0x89, b"2"),
+        frame(0x80, tail),
+    ]
+    .concat();
+    for byte in wire {
+        raw.write(&[byte]).await;
+    }
+    assert_eq!(raw.frame().await, (0x8a, b"1".to_vec()));
+    assert_eq!(raw.frame().await, (0x8a, b"2".to_vec()));
+    assert_eq!(raw.event().await, json!({"op": "receipt", "ref": "é"}));
+    raw.write(&frame(0x88, &4000_u16.to_be_bytes())).await;
+    assert_eq!(raw.end().await, (Value::Null, 4000));
 }
 
 #[tokio::test]
@@ -787,6 +818,8 @@ async fn pages_of_foreign_origins_are_refused_and_own_and_listed_ones_are_not() 
         )
         .await;
     assert_eq!((status, &problem["code"]), (403, &json!("WEFT-2007")));
+    let two = format!("{UPGRADE}Origin: http://node.example\r\nOrigin: https://evil.example\r\n");
+    assert_eq!(node.refused("/ws?agent_id=alice", &two).await.0, 403);
     node.raw("alice", "Origin: http://node.example\r\n").await;
     node.raw("alice", "Origin: https://console.example\r\n").await;
 }

@@ -46,9 +46,14 @@ impl Origins {
     /// `host` is the `Host` header's value or HTTP/2's `:authority`. The scheme is not compared: a node behind a proxy that
     /// ends TLS does not know its own.
     pub fn check(&self, headers: &HeaderMap, host: Option<&str>) -> OriginCheck {
-        let Some(origin) = headers.get(header::ORIGIN) else {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let Some(origin) = origins.next() else {
             return OriginCheck::Absent;
         };
+        // No browser sends two: whoever does hopes that only one of them is looked at.
+        if origins.next().is_some() {
+            return OriginCheck::Foreign;
+        }
         if self.0.contains(origin) {
             return OriginCheck::Listed;
         }
@@ -96,6 +101,16 @@ mod tests {
             check(&["https://console.example"], Some("https://console.example"), host),
             OriginCheck::Listed
         );
+    }
+
+    #[test]
+    fn a_request_with_two_origins_is_foreign_though_one_of_them_is_its_own() {
+        let mut headers = HeaderMap::new();
+        for origin in ["http://127.0.0.1:8000", "http://evil.example"] {
+            headers.append(header::ORIGIN, HeaderValue::from_static(origin));
+        }
+        let checked = Origins::default().check(&headers, Some("127.0.0.1:8000"));
+        assert_eq!(checked, OriginCheck::Foreign);
     }
 
     #[test]

@@ -4,18 +4,17 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use axum::{
     body::Body,
     extract::{Query, Request},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::Authority},
+    http::{self, HeaderMap, HeaderValue, StatusCode, Uri, Version, header, request::Parts, uri::Authority},
     response::Response,
 };
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tungstenite::{Error as HandshakeError, error::ProtocolError, handshake::server::create_response_with_body};
 
 use super::{Edge, SUBPROTOCOL, codec::Compression, deflate, operation_bytes_max, session::Session, socket::Socket};
 use crate::{
@@ -32,13 +31,6 @@ use crate::{
     },
 };
 
-/// What RFC 6455 §4.2.2 appends to the client's key.
-const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// The length of a key's nonce (RFC 6455 §4.1), in bytes.
-const KEY_BYTES: usize = 16;
-/// The only version of the protocol.
-const VERSION: &[u8] = b"13";
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
@@ -47,9 +39,10 @@ struct Parameters {
 
 /// What was agreed on with a client.
 struct Agreed {
-    accept: String,
+    /// 101, with all its headers.
+    response: Response,
     on_upgrade: OnUpgrade,
-    extension: Option<&'static str>,
+    compression: Compression,
 }
 
 /// Answers an upgrade request: 101 and a session, or a problem document.
@@ -64,11 +57,12 @@ pub(super) async fn upgrade(edge: &Arc<Edge>, request: Request) -> Response {
 }
 
 async fn accept(edge: &Arc<Edge>, request: Request) -> Result<Response, Problem> {
-    let (mut parts, _body) = request.into_parts();
+    let (parts, _body) = request.into_parts();
     check_origin(edge, &parts)?;
     let principal = edge.authenticator.principal(&parts)?;
-    let agreed = negotiate(edge, &mut parts)?;
-    let agent = agent_of(&parts, &principal)?;
+    let mut request = http::Request::from_parts(parts, ());
+    let agreed = negotiate(edge, &mut request)?;
+    let agent = agent_of(request.uri(), &principal)?;
     let Ok(permit) = Arc::clone(&edge.room).try_acquire_owned() else {
         Counters::add(&edge.counters.connections_refused, 1);
         return Err(EdgeError::TooManyConnections {
@@ -78,9 +72,9 @@ async fn accept(edge: &Arc<Edge>, request: Request) -> Result<Response, Problem>
     };
     // Attached before the upgrade, so that a refusal is an HTTP answer.
     let session = edge.fabric.attach(&principal, attachment(edge, agent)).await?;
-    let response = switching_protocols(&agreed);
-    tokio::spawn(run(Arc::clone(edge), agreed, session, permit));
-    Ok(response)
+    let upgrading = (agreed.on_upgrade, agreed.compression);
+    tokio::spawn(run(Arc::clone(edge), upgrading, session, permit));
+    Ok(agreed.response)
 }
 
 fn attachment(edge: &Edge, agent: AgentId) -> Attach {
@@ -100,11 +94,11 @@ fn attachment(edge: &Edge, agent: AgentId) -> Attach {
 
 async fn run(
     edge: Arc<Edge>,
-    agreed: Agreed,
+    (on_upgrade, compression): (OnUpgrade, Compression),
     (handle, receiver): (SessionHandle, SessionReceiver),
     permit: OwnedSemaphorePermit,
 ) {
-    let upgraded = match timeout(edge.config.handshake_timeout(), agreed.on_upgrade).await {
+    let upgraded = match timeout(edge.config.handshake_timeout(), on_upgrade).await {
         Ok(Ok(upgraded)) => TokioIo::new(upgraded),
         Ok(Err(error)) => {
             tracing::debug!(agent = %handle.agent(), %error, "a WebSocket upgrade failed");
@@ -114,10 +108,6 @@ async fn run(
             tracing::debug!(agent = %handle.agent(), "a WebSocket upgrade took too long");
             return;
         }
-    };
-    let compression = match agreed.extension {
-        Some(_) => Compression::Deflate,
-        None => Compression::Off,
     };
     let bytes_max = operation_bytes_max(edge.fabric.config().message_bytes_max);
     let counters = Arc::clone(&edge.counters);
@@ -167,50 +157,61 @@ fn check_origin(edge: &Edge, parts: &Parts) -> Result<(), EdgeError> {
     })
 }
 
-/// RFC 6455 §4.2.1, the subprotocol and the extension.
-fn negotiate(edge: &Edge, parts: &mut Parts) -> Result<Agreed, Problem> {
-    let headers = &parts.headers;
-    if parts.method != Method::GET || parts.version != Version::HTTP_11 {
+/// The handshake itself is tungstenite's; the subprotocol and the extension are judged here.
+fn negotiate(edge: &Edge, request: &mut http::Request<()>) -> Result<Agreed, Problem> {
+    // HTTP/2 opens WebSockets in another way (RFC 8441).
+    if request.version() != Version::HTTP_11 {
         return Err(EdgeError::UpgradeRequired.into());
     }
-    if !has_token(headers, header::UPGRADE, "websocket") || !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(EdgeError::UpgradeRequired.into());
-    }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(VERSION) {
-        return Err(wrong_header(
-            "Sec-WebSocket-Version",
-            "is not 13, the only version of RFC 6455",
-        ));
-    }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
-    let Some(key) = key.filter(|key| BASE64.decode(key).is_ok_and(|nonce| nonce.len() == KEY_BYTES)) else {
-        return Err(wrong_header("Sec-WebSocket-Key", "is not the base64 of 16 bytes"));
-    };
+    let mut response = create_response_with_body(request, Body::empty).map_err(|error| not_a_handshake(&error))?;
     // A client that asks for no subprotocol gets the only one; one that asks for others must not be answered in this one.
-    if headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
-        && !has_token(headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
+    if request.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+        && !has_token(request.headers(), header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
     {
         return Err(wrong_header("Sec-WebSocket-Protocol", "does not offer `weft.v1.json`"));
     }
-    let accept = accept_of(key);
-    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    let answer = response.headers_mut();
+    answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     let extension = match edge.config.compression {
-        true => deflate::agree(offers.filter_map(|offer| offer.to_str().ok())),
+        true => {
+            let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+            deflate::agree(offers.filter_map(|offer| offer.to_str().ok()))
+        }
         false => None,
     };
-    let on_upgrade = parts
-        .extensions
+    let compression = match extension {
+        Some(extension) => {
+            let extension = HeaderValue::from_static(extension);
+            answer.insert(header::SEC_WEBSOCKET_EXTENSIONS, extension);
+            Compression::Deflate
+        }
+        None => Compression::Off,
+    };
+    let on_upgrade = request
+        .extensions_mut()
         .remove::<OnUpgrade>()
         .ok_or(EdgeError::UpgradeRequired)?;
     Ok(Agreed {
-        accept,
+        response,
         on_upgrade,
-        extension,
+        compression,
     })
 }
 
-fn agent_of(parts: &Parts, principal: &Principal) -> Result<AgentId, Problem> {
-    let Query(parameters) = Query::<Parameters>::try_from_uri(&parts.uri).map_err(|error| {
+fn not_a_handshake(error: &HandshakeError) -> Problem {
+    match error {
+        HandshakeError::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => {
+            wrong_header("Sec-WebSocket-Version", "is not 13, the only version of RFC 6455")
+        }
+        HandshakeError::Protocol(ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey) => {
+            wrong_header("Sec-WebSocket-Key", "is not the base64 of 16 bytes")
+        }
+        _ => EdgeError::UpgradeRequired.into(),
+    }
+}
+
+fn agent_of(uri: &Uri, principal: &Principal) -> Result<AgentId, Problem> {
+    let Query(parameters) = Query::<Parameters>::try_from_uri(uri).map_err(|error| {
         FabricError::invalid(
             "",
             format!("the query is wrong: {}; it takes `agent_id`", error.body_text()),
@@ -247,29 +248,7 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
         .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-fn accept_of(key: &[u8]) -> String {
-    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
-    context.update(key);
-    context.update(ACCEPT_SUFFIX);
-    BASE64.encode(context.finish())
-}
-
 // --- what is answered --------------------------------------------------------------------------------------------
-
-fn switching_protocols(agreed: &Agreed) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-    let accept = HeaderValue::from_str(&agreed.accept).expect("base64 is visible ASCII");
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if let Some(extension) = agreed.extension {
-        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(extension));
-    }
-    response
-}
 
 fn refused(problem: &Problem) -> Response {
     let mut response = Response::new(Body::from(problem.to_json()));
@@ -291,15 +270,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rfcs_own_key_gives_the_rfcs_own_answer() {
-        assert_eq!(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
-
-    #[test]
     fn tokens_are_found_in_lists_and_in_any_case() {
         let mut headers = HeaderMap::new();
-        headers.append(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
-        assert!(has_token(&headers, header::CONNECTION, "upgrade"));
-        assert!(!has_token(&headers, header::UPGRADE, "websocket"));
+        headers.append(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static("mqtt, Weft.v1.json"),
+        );
+        assert!(has_token(&headers, header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL));
+        assert!(!has_token(&headers, header::SEC_WEBSOCKET_PROTOCOL, "weft"));
+        assert!(!has_token(&headers, header::UPGRADE, SUBPROTOCOL));
     }
 }

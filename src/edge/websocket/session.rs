@@ -14,10 +14,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
+use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{
     Config,
-    codec::{CloseCode, Incoming, Violation},
+    codec::{Incoming, Violation},
     event,
     operation::{Operation, Reference, Request},
     outbox::{Answered, Outbox},
@@ -254,8 +255,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Session<I> {
         while !self.is_held_back() {
             match self.socket.next()? {
                 Some(Incoming::Text(text)) => self.operate(&text),
-                Some(Incoming::Ping(payload)) => self.socket.pong(&payload),
-                Some(Incoming::Pong) => {}
+                Some(Incoming::Ping | Incoming::Pong) => {}
                 Some(Incoming::Close) => return Err(End::Client),
                 None => {
                     let is_arriving = self.socket.is_mid_message();
@@ -425,9 +425,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Session<I> {
             if let End::Broken(error) = &end {
                 tracing::debug!(agent = %self.handle.agent(), %error, "a WebSocket connection broke");
             }
-            if matches!(end, End::Client) {
-                self.socket.close(CloseCode::Normal, "");
-                let _ = self.flush().await;
+            // The answer to the client's close frame is what there is to flush.
+            if matches!(end, End::Client) && self.flush().await.is_ok() {
                 self.socket.linger().await;
             }
             return;
@@ -487,7 +486,7 @@ fn farewell(end: &End, session: u64) -> Option<(event::Farewell, CloseCode)> {
         ),
         End::Silent => ("heartbeat_timeout", None, Some(0), CloseCode::Policy),
         End::Fabric(goodbye) => match goodbye {
-            Goodbye::Draining => (goodbye.name(), None, soon, CloseCode::ServiceRestart),
+            Goodbye::Draining => (goodbye.name(), None, soon, CloseCode::Restart),
             Goodbye::SlowConsumer => (goodbye.name(), None, soon, CloseCode::Policy),
             Goodbye::AgentRemoved | Goodbye::Kicked | Goodbye::TakenOver => {
                 (goodbye.name(), None, None, CloseCode::Policy)
@@ -528,7 +527,7 @@ mod tests {
         assert_eq!(said(&End::Broken(io::ErrorKind::ConnectionReset.into())), None);
         assert_eq!(
             said(&End::Violation(Violation::TooLarge)),
-            Some(("protocol_error", None, CloseCode::TooLarge))
+            Some(("protocol_error", None, CloseCode::Size))
         );
         assert_eq!(
             said(&End::SlowConsumer),
@@ -536,7 +535,7 @@ mod tests {
         );
         assert_eq!(
             said(&End::Fabric(Goodbye::Draining)),
-            Some(("draining", Some(4), CloseCode::ServiceRestart))
+            Some(("draining", Some(4), CloseCode::Restart))
         );
         assert_eq!(
             said(&End::Fabric(Goodbye::Kicked)),

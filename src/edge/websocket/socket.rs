@@ -19,7 +19,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::codec::{self, CloseCode, Compression, Decoder, Incoming, Violation};
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::codec::{self, Compression, Decoder, Incoming, Violation};
 
 /// What one read takes at most, in bytes: two per thread amortize a system call over a hundred small messages.
 const READ_BYTES_MAX: usize = 16 * 1024;
@@ -83,9 +85,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
         })
     }
 
-    /// The next whole message among what was read.
+    /// The next whole message among what was read. Pings and closes are answered with the next flush.
     pub(super) fn next(&mut self) -> Result<Option<Incoming>, Violation> {
-        let next = self.decoder.next(&mut self.input)?;
+        let next = self.decoder.next(&mut self.input, &mut self.output)?;
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
@@ -108,10 +110,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Socket<I> {
 
     pub(super) fn ping(&mut self) {
         codec::encode_ping(&mut self.output);
-    }
-
-    pub(super) fn pong(&mut self, payload: &[u8]) {
-        codec::encode_pong(payload, &mut self.output);
     }
 
     pub(super) fn close(&mut self, code: CloseCode, reason: &str) {
