@@ -11,6 +11,9 @@ use crate::{
     time::Timestamp,
 };
 
+/// Token of the durable queue that an agent's topic subscriptions fill where it receives by single calls, whatever their protocol.
+pub const POLL_QUEUE: &str = "poll";
+
 /// Who is speaking, as the edge proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {

@@ -134,7 +134,7 @@ async fn acknowledge(http: &Http, recorder: &Recorder, name: &str, deliveries: &
     };
     let results = answer["results"].as_array().cloned().unwrap_or_default();
     for ((number, _), result) in deliveries.iter().zip(results) {
-        if result["status"] == "done" {
+        if result["status"] == "acknowledged" {
             recorder.note(Event::AckConfirmed(*number));
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     router::{
         Fabric,
         error::FabricError,
-        surface::{Answer, Principal, Protocol, StatusQuery, Tag},
+        surface::{Answer, POLL_QUEUE, Principal, Protocol, StatusQuery, Tag},
     },
     rpc::{
         ITEM_MESSAGES_MAX, Parcel,
@@ -26,8 +26,6 @@ use crate::{
     },
 };
 
-/// Token of the durable queue that single calls receive from unless they name another.
-pub const POLL_QUEUE: &str = "poll";
 /// Deliveries of one Receive where the caller names no number, and at most.
 const RECEIVE_DEFAULT: u32 = 10;
 const RECEIVE_MAX: u32 = 100;

@@ -28,6 +28,12 @@ const WAIT_MIN: std::time::Duration = std::time::Duration::from_millis(100);
 /// How often idle poll sessions are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often a call attaches anew where another protocol's poll takes the agent's queue from under it.
+const ATTEMPTS_MAX: usize = 3;
+
+/// What one call got: who settles it, the deliveries, and why the session is over where it is.
+type Taken = (SessionHandle, Vec<Delivery>, Option<Goodbye>);
+
 /// What one call asks for.
 #[derive(Debug)]
 pub struct Ask {
@@ -50,6 +56,8 @@ pub struct Polls {
 #[derive(Debug)]
 struct PollSession {
     handle: SessionHandle,
+    /// The queue beside the inbox.
+    queue: SessionQueue,
     /// One call at a time receives; others wait their turn within their own patience.
     receiver: sync::Mutex<SessionReceiver>,
     used_at: Mutex<Instant>,
@@ -73,20 +81,28 @@ impl Polls {
         ask: Ask,
     ) -> Result<(SessionHandle, Vec<Delivery>), FabricError> {
         check_self(principal, agent)?;
-        let session = self.session(principal, agent, &ask).await?;
+        for _ in 1..ATTEMPTS_MAX {
+            match self.take_once(principal, agent, &ask).await? {
+                // A poll over another protocol took the agent's queue since the last call; whoever asks last has it.
+                (_, taken, Some(Goodbye::TakenOver)) if taken.is_empty() => {}
+                answer => return finish(answer, agent),
+            }
+        }
+        finish(self.take_once(principal, agent, &ask).await?, agent)
+    }
+
+    async fn take_once(&self, principal: &Principal, agent: &AgentId, ask: &Ask) -> Result<Taken, FabricError> {
+        let session = self.session(principal, agent, ask).await?;
         let mut taken = Vec::new();
         let ended = match time::timeout(ask.wait.max(WAIT_MIN), session.take(ask.max, &mut taken)).await {
             Ok(ended) => ended,
             Err(_elapsed) => session.take_late(ask.max, &mut taken),
         };
         *lock(&session.used_at) = monotonic();
-        match ended {
-            Some(goodbye) if taken.is_empty() => {
-                self.forget(agent);
-                Err(goodbye_error(goodbye, agent))
-            }
-            _ => Ok((session.handle.clone(), taken)),
+        if ended.is_some() && taken.is_empty() {
+            self.forget(agent);
         }
+        Ok((session.handle.clone(), taken, ended))
     }
 
     /// Ends an agent's poll session, so that the next call attaches anew.
@@ -100,35 +116,37 @@ impl Polls {
         agent: &AgentId,
         ask: &Ask,
     ) -> Result<Arc<PollSession>, FabricError> {
-        if let Some(session) = lock(&self.sessions).get(agent) {
+        let subscribed = self.fabric.subscriptions(principal, agent, &ask.durable_queue)?;
+        let queue = match subscribed.is_empty() {
+            false => SessionQueue::Durable(ask.durable_queue.clone()),
+            true => SessionQueue::Ephemeral,
+        };
+        if let Some(session) = lock(&self.sessions).get(agent)
+            && session.queue == queue
+        {
             *lock(&session.used_at) = monotonic();
             return Ok(Arc::clone(session));
         }
+        // It was attached before the subscriptions changed, over whichever protocol that was.
+        self.forget(agent);
         if lock(&self.sessions).len() >= self.sessions_max {
             return Err(FabricError::TooMany {
                 what: "poll sessions of this node",
                 max: self.sessions_max,
             });
         }
-        let subscribed = !self
-            .fabric
-            .subscriptions(principal, agent, &ask.durable_queue)?
-            .is_empty();
         let attach = Attach {
             agent: agent.clone(),
             protocol: Protocol::Grpc,
             inbox: Inbox::Open,
-            queue: if subscribed {
-                SessionQueue::Durable(ask.durable_queue.clone())
-            } else {
-                SessionQueue::Ephemeral
-            },
+            queue: queue.clone(),
             window: Window::CLOSED,
             visibility_timeout: Some(ask.visibility_timeout),
         };
         let (handle, receiver) = self.fabric.attach(principal, attach).await?;
         let session = Arc::new(PollSession {
             handle,
+            queue,
             receiver: sync::Mutex::new(receiver),
             used_at: Mutex::new(monotonic()),
         });
@@ -200,6 +218,13 @@ fn check_self(principal: &Principal, agent: &AgentId) -> Result<(), FabricError>
             claimed: agent.clone(),
         }),
         Principal::Anyone | Principal::Agent(_) => Ok(()),
+    }
+}
+
+fn finish((handle, taken, ended): Taken, agent: &AgentId) -> Result<(SessionHandle, Vec<Delivery>), FabricError> {
+    match ended {
+        Some(goodbye) if taken.is_empty() => Err(goodbye_error(goodbye, agent)),
+        _ => Ok((handle, taken)),
     }
 }
 

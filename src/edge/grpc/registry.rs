@@ -7,7 +7,6 @@ use super::{
     Edge,
     error::{invalid, status},
     identify::principal,
-    messaging::POLL_QUEUE,
     show,
 };
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     router::{
         error::FabricError,
         registry::{AgentFilter, AgentView, Registered, Registration},
+        surface::POLL_QUEUE,
     },
     rpc::{
         convert::{FieldError, optional, required},

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-use axum::{extract::State, http::StatusCode};
-use serde::Serialize;
+use axum::{
+    extract::State,
+    http::{StatusCode, Uri},
+};
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::value::RawValue;
 
 use super::{
@@ -17,8 +20,8 @@ use crate::{
     frame::{AgentId, Capability, TopicFilter},
     router::{
         registry::{
-            AgentFilter, AgentRecord, AgentView, CAPABILITIES_MAX, METADATA_BYTES_MAX, PROTOCOLS_MAX, Registered,
-            Registration, TEXT_BYTES_MAX,
+            AgentFilter, AgentView, CAPABILITIES_MAX, METADATA_BYTES_MAX, PROTOCOLS_MAX, Registered, Registration,
+            TEXT_BYTES_MAX,
         },
         surface::{ConnectionView, Protocol, SessionId, Window},
     },
@@ -67,7 +70,8 @@ pub(super) async fn register(State(app): State<Arc<App>>, caller: Caller, params
         protocols_accepted: accepted_protocols(&app, &record.protocols),
         registered_at: record.registered_at.to_rfc3339(),
     };
-    Ok(respond::json(status, &answer))
+    let location = format!("/agents/{}", respond::segment(record.agent_id.as_str()));
+    Ok(respond::located(respond::json(status, &answer), &location))
 }
 
 /// Those of the asked that this node serves and that are healthy; all that it serves when none was asked.
@@ -175,13 +179,36 @@ fn read_endpoints(field: &Field<'_>, errors: &mut Errors) -> Option<BTreeMap<Str
         let Some(url) = field.bounded_string(TEXT_BYTES_MAX, errors) else {
             continue;
         };
-        if is_url(&url) {
+        if protocol == "http"
+            && let Err(detail) = check_push_url(&url)
+        {
+            errors.at(field.pointer(), detail);
+        } else if is_url(&url) {
             endpoints.insert(protocol.into_owned(), url.into_owned());
         } else {
             errors.at(field.pointer(), "is not a URL such as http://127.0.0.1:8080/api");
         }
     }
     Some(endpoints)
+}
+
+/// The URL that messages are pushed to. Whether its address may be called is checked at each push; what could never be called is
+/// refused here, where its agent still learns of it.
+fn check_push_url(text: &str) -> Result<(), &'static str> {
+    const SHAPE: &str = "is not an http:// or https:// URL such as http://127.0.0.1:8080/api";
+    let uri: Uri = text.parse().map_err(|_| SHAPE)?;
+    let authority = uri.authority().filter(|authority| !authority.host().is_empty());
+    let authority = authority.ok_or(SHAPE)?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(SHAPE);
+    }
+    if authority.as_str().contains('@') {
+        return Err("has credentials in it; pushes are signed instead");
+    }
+    if authority.port().is_none() && authority.as_str().len() > authority.host().len() {
+        return Err("has a port that is none");
+    }
+    Ok(())
 }
 
 /// `scheme://rest` in visible ASCII; what more a scheme demands is its user's to check.
@@ -194,63 +221,34 @@ fn is_url(text: &str) -> bool {
     })
 }
 
-/// An agent as discovery shows it.
-#[derive(Serialize)]
-struct ShownAgent<'a> {
-    agent_id: &'a AgentId,
-    status: &'static str,
-    online: bool,
-    sessions: usize,
-    last_seen: Option<String>,
-    #[serde(flatten)]
-    record: Option<ShownRecord<'a>>,
-}
+/// An agent as discovery shows it. Written field by field: a flattened struct would take `metadata` apart, and its numbers and
+/// the order of its keys are the agent's own.
+struct ShownAgent<'a>(&'a AgentView);
 
-#[derive(Serialize)]
-struct ShownRecord<'a> {
-    registration_id: &'a str,
-    name: &'a str,
-    capabilities: &'a [Capability],
-    protocols: &'a [String],
-    metadata: Option<serde_json::Value>,
-    endpoints: &'a BTreeMap<String, String>,
-    registered_at: String,
-    updated_at: String,
-}
-
-impl<'a> ShownAgent<'a> {
-    fn of(view: &'a AgentView) -> Self {
-        Self {
-            agent_id: &view.agent_id,
-            status: if view.record.is_some() {
-                "registered"
-            } else {
-                "unregistered"
-            },
-            online: view.sessions > 0,
-            sessions: view.sessions,
-            last_seen: shown_time(view.last_seen),
-            record: view.record.as_deref().map(ShownRecord::of),
+impl Serialize for ShownAgent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let view = self.0;
+        let status = match view.record {
+            Some(_) => "registered",
+            None => "unregistered",
+        };
+        let mut shown = serializer.serialize_struct("Agent", 13)?;
+        shown.serialize_field("agent_id", &view.agent_id)?;
+        shown.serialize_field("status", status)?;
+        shown.serialize_field("online", &(view.sessions > 0))?;
+        shown.serialize_field("sessions", &view.sessions)?;
+        shown.serialize_field("last_seen", &shown_time(view.last_seen))?;
+        if let Some(record) = &view.record {
+            shown.serialize_field("registration_id", &record.registration_id)?;
+            shown.serialize_field("name", &record.name)?;
+            shown.serialize_field("capabilities", &record.capabilities)?;
+            shown.serialize_field("protocols", &record.protocols)?;
+            shown.serialize_field("metadata", &record.metadata)?;
+            shown.serialize_field("endpoints", &record.endpoints)?;
+            shown.serialize_field("registered_at", &record.registered_at.to_rfc3339())?;
+            shown.serialize_field("updated_at", &record.updated_at.to_rfc3339())?;
         }
-    }
-}
-
-impl<'a> ShownRecord<'a> {
-    fn of(record: &'a AgentRecord) -> Self {
-        Self {
-            registration_id: &record.registration_id,
-            name: &record.name,
-            capabilities: &record.capabilities,
-            protocols: &record.protocols,
-            // Through a value: raw text cannot stand in a flattened struct. It was checked to be an object when it came.
-            metadata: record
-                .metadata
-                .as_deref()
-                .and_then(|raw| serde_json::from_str(raw.get()).ok()),
-            endpoints: &record.endpoints,
-            registered_at: record.registered_at.to_rfc3339(),
-            updated_at: record.updated_at.to_rfc3339(),
-        }
+        shown.end()
     }
 }
 
@@ -277,7 +275,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, mut params
     agents.truncate(size);
     let page = AgentPage {
         next_page_token: agents.last().filter(|_| more).map(|view| view.agent_id.clone()),
-        agents: agents.iter().map(ShownAgent::of).collect(),
+        agents: agents.iter().map(ShownAgent).collect(),
     };
     Ok(respond::json(StatusCode::OK, &page))
 }
@@ -287,7 +285,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, ids: PathI
     params.finish()?;
     let agent: AgentId = ids.get("agent_id")?;
     let view = app.fabric.agent(&caller.principal, &agent)?;
-    Ok(respond::json(StatusCode::OK, &ShownAgent::of(&view)))
+    Ok(respond::json(StatusCode::OK, &ShownAgent(&view)))
 }
 
 /// `DELETE /agents/{agent_id}`
@@ -303,7 +301,7 @@ pub(super) async fn heartbeat(State(app): State<Arc<App>>, caller: Caller, ids: 
     params.finish()?;
     let agent: AgentId = ids.get("agent_id")?;
     let view = app.fabric.heartbeat(&caller.principal, &agent)?;
-    Ok(respond::json(StatusCode::OK, &ShownAgent::of(&view)))
+    Ok(respond::json(StatusCode::OK, &ShownAgent(&view)))
 }
 
 #[derive(Serialize)]

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Origins of web pages that may call this node besides its own (`https://console.example`); others get 403.
     pub origins: Vec<String>,
+    /// Names that this node may be called by besides `localhost` and its addresses; `*` is any. Others get 421, so that no web
+    /// page can make its own name point here and read along (DNS rebinding).
+    pub hosts: Vec<String>,
     /// Connections of this listener; further ones are closed at once and counted.
     pub connections_max: usize,
     /// Connections from one address; further ones are closed at once and counted.
@@ -57,6 +60,7 @@ impl Default for Config {
         const MIB: usize = 1024 * 1024;
         Self {
             origins: Vec::new(),
+            hosts: Vec::new(),
             connections_max: 10_000,
             connections_per_address_max: 256,
             streams_per_connection_max: 128,

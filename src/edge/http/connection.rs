@@ -14,10 +14,19 @@ use tokio::{
     time::Sleep,
 };
 
+use super::{head::HeadLimits, refusal::Refusal};
 use crate::edge::counters::Counters;
 
 /// Bytes of HTTP/2's preface. Until so many were read hyper waits, without a limit of its own, to learn which version it is.
 const PREFACE_BYTES: usize = 24;
+
+/// At the end of a connection so much that its peer is still sending is read and thrown away: closing over unread bytes would
+/// reset the connection, and the peer might lose the answer that says why its request was refused.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long that may take.
+const LINGER: Duration = Duration::from_secs(2);
+/// What is thrown away at once.
+const LINGER_CHUNK_BYTES: usize = 16 * 1024;
 
 /// A TCP stream with the two limits that hyper does not have: until it knows the version, and while it cannot write.
 #[derive(Debug)]
@@ -30,6 +39,22 @@ pub(super) struct Connection {
     write_timeout: Duration,
     /// Runs while a write waits for the peer.
     stalled: Option<Pin<Box<Sleep>>>,
+    limits: HeadLimits,
+    /// What is written in place of hyper's own refusal.
+    refusal: Option<Refusal>,
+    end: End,
+}
+
+/// How far the end of a connection has come.
+#[derive(Debug)]
+enum End {
+    Open,
+    /// Nothing more is written; what the peer still sends is thrown away.
+    Lingering {
+        until: Pin<Box<Sleep>>,
+        bytes: usize,
+    },
+    Closed,
 }
 
 impl Connection {
@@ -38,6 +63,7 @@ impl Connection {
         counters: Arc<Counters>,
         first_bytes_timeout: Duration,
         write_timeout: Duration,
+        limits: HeadLimits,
     ) -> Self {
         Self {
             stream,
@@ -46,6 +72,54 @@ impl Connection {
             read: 0,
             write_timeout,
             stalled: None,
+            limits,
+            refusal: None,
+            end: End::Open,
+        }
+    }
+
+    /// Writes a refusal of hyper's own with the problem that it lacks; `None` where the bytes are anything else.
+    fn write_refusal(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.refusal.is_none() {
+            self.refusal = Refusal::in_place_of(bytes, self.limits);
+        }
+        let refusal = self.refusal.as_mut()?;
+        while !refusal.left().is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, refusal.left()) {
+                Poll::Ready(Ok(written)) => {
+                    Counters::add(&self.counters.bytes_out, written);
+                    refusal.advance(written);
+                }
+                Poll::Ready(Err(error)) => return Some(Poll::Ready(Err(error))),
+                // Its few bytes fit into an empty buffer; a peer that reads nothing meets the write timeout.
+                Poll::Pending => return Some(self.settle_write(cx, Poll::Pending)),
+            }
+        }
+        self.refusal = None;
+        Counters::add(&self.counters.errors, 1);
+        self.stalled = None;
+        Some(Poll::Ready(Ok(bytes.len())))
+    }
+
+    /// Throws away what the peer still sends, within bounds.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut chunk = [0; LINGER_CHUNK_BYTES];
+        loop {
+            let End::Lingering { until, bytes } = &mut self.end else {
+                return Poll::Ready(Ok(()));
+            };
+            let mut buffer = ReadBuf::new(&mut chunk);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+            let taken = buffer.filled().len();
+            match read {
+                Poll::Ready(Ok(())) if taken > 0 && *bytes + taken <= LINGER_BYTES_MAX => {
+                    *bytes += taken;
+                    Counters::add(&self.counters.bytes_in, taken);
+                }
+                // A peer that had sent all it wanted is not waited for.
+                Poll::Pending if *bytes > 0 && until.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                _ => self.end = End::Closed,
+            }
         }
     }
 
@@ -99,6 +173,9 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(refused) = this.write_refusal(cx, bytes) {
+            return refused;
+        }
         let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.settle_write(cx, result)
     }
@@ -109,6 +186,11 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let [only] = slices
+            && let Some(refused) = this.write_refusal(cx, only)
+        {
+            return refused;
+        }
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
         this.settle_write(cx, result)
     }
@@ -122,6 +204,14 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if matches!(this.end, End::Open) {
+            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.end = End::Lingering {
+                until: Box::pin(tokio::time::sleep(LINGER)),
+                bytes: 0,
+            };
+        }
+        this.linger(cx)
     }
 }

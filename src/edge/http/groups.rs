@@ -72,7 +72,9 @@ pub(super) async fn create(
     params.finish()?;
     let group = read_group(&body.text)?;
     let stored = within(&app, app.fabric.create_group(&caller.principal, group)).await?;
-    Ok(respond::json(StatusCode::CREATED, &ShownGroup::of(&stored)))
+    let location = format!("/groups/{}", respond::segment(stored.group_id.as_str()));
+    let answer = respond::json(StatusCode::CREATED, &ShownGroup::of(&stored));
+    Ok(respond::located(answer, &location))
 }
 
 fn read_group(text: &[u8]) -> Result<GroupRecord, Problem> {

@@ -22,7 +22,7 @@ use tower_http::{
     decompression::RequestDecompressionLayer,
 };
 
-use super::App;
+use super::{App, head::check_head};
 use crate::{
     edge::{
         counters::Counters,
@@ -37,7 +37,7 @@ const COMPRESSED_BYTES_MIN: u64 = 1024;
 /// How long a browser may keep the answer to a preflight.
 const PREFLIGHT_MAX_AGE: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// The routes with all that surrounds them, outermost first: counting, panics, origins, cross-origin headers, compression,
+/// The routes with all that surrounds them, outermost first: counting, panics, heads, origins, cross-origin headers, compression,
 /// content encodings.
 pub(super) fn around(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
     let compression = CompressionLayer::new()
@@ -46,6 +46,7 @@ pub(super) fn around(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
         .layer(CatchPanicLayer::custom(answer_panic))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), check_head))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), check_origin))
         .layer(cors(&app))
         .layer(compression)

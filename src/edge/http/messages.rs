@@ -49,7 +49,11 @@ pub(super) async fn send(
     );
     let accepted = within(&app, sending).await?;
     let receipt = json::receipt(&accepted, id.as_str(), &app.fabric.config().node_id);
-    Ok(respond::json(StatusCode::ACCEPTED, &receipt))
+    let answer = respond::json(StatusCode::ACCEPTED, &receipt);
+    Ok(match &receipt.tracking_id {
+        Some(tracking) => respond::located(answer, &format!("/messages/{tracking}/status")),
+        None => answer,
+    })
 }
 
 fn read_send(app: &App, caller: &Caller, key: Option<&MessageId>, text: &Bytes) -> Result<SendRequest, Problem> {
@@ -224,10 +228,16 @@ pub(super) async fn request(
     mut params: Params,
     body: JsonBody,
 ) -> Answer {
-    let longest = Duration::from_millis(app.config.reply_wait_max_ms);
-    let timeout = params.duration("timeout", REPLY_WAIT_DEFAULT).min(longest);
+    let in_query = params.parsed::<json::Duration>("timeout");
     params.finish()?;
-    let request = read_send(&app, &caller, key.as_ref(), &body.text)?;
+    let new_message_id = || app.fabric.new_message_id();
+    let defaults = defaults(&caller, key.as_ref(), &new_message_id);
+    let (request, in_body) = read_request(&body.text, defaults, in_query)?;
+    let longest = Duration::from_millis(app.config.reply_wait_max_ms);
+    let timeout = in_query
+        .or(in_body)
+        .map_or(REPLY_WAIT_DEFAULT, |given| given.0)
+        .min(longest);
     if request.draft.reply_to.is_some() {
         return Err(FabricError::invalid("reply_to", "is set by the fabric for a request; leave it out").into());
     }
@@ -239,6 +249,23 @@ pub(super) async fn request(
         .await?;
     Counters::add(&app.counters.messages_out, 1);
     Ok(respond::json_text(StatusCode::OK, json::reply_message(&reply)))
+}
+
+/// A send request with a `timeout` of its own, which may stand in the query instead.
+fn read_request(
+    text: &Bytes,
+    defaults: SendDefaults<'_>,
+    in_query: Option<json::Duration>,
+) -> Result<(SendRequest, Option<json::Duration>), Problem> {
+    let mut object = json::read_object(text)?;
+    let mut errors = Errors::default();
+    let timeout = object.take("timeout");
+    if let (Some(field), Some(_)) = (&timeout, in_query) {
+        errors.at(field.pointer(), "stands in the query too; give it once");
+    }
+    let timeout = timeout.and_then(|field| field.duration(&mut errors));
+    let request = SendRequest::read(object, text, defaults, &mut errors);
+    Ok((errors.finish(request)?, timeout))
 }
 
 /// `GET /messages/{message_id}/status`

@@ -8,12 +8,14 @@ mod config;
 mod connection;
 mod docs;
 mod groups;
+mod head;
 mod layers;
 mod messages;
 mod openapi;
 mod operations;
 mod protocols;
 mod receive;
+mod refusal;
 mod request;
 mod respond;
 mod serve;
@@ -23,7 +25,7 @@ use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
-    routing::{delete, get, post, put},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use tokio::sync::Semaphore;
 
@@ -129,67 +131,100 @@ pub fn router(services: Services, config: Config, mounts: Vec<Mount>) -> Result<
     Ok(layers::around(routes, app))
 }
 
+/// Paths and what answers them: a list, so that a test can hold it against the description.
+type Routes = Vec<(&'static str, MethodRouter<Arc<App>>)>;
+
 fn own_routes() -> Router<Arc<App>> {
-    Router::new()
-        .merge(agent_routes())
-        .merge(message_routes())
-        .merge(group_routes())
-        .merge(operation_routes())
+    let all = described_routes().into_iter().chain(page_routes());
+    all.fold(Router::new(), |router, (path, methods)| router.route(path, methods))
 }
 
-fn agent_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/agents", get(agents::list))
-        .route("/agents/register", post(agents::register))
-        .route("/agents/connections", get(agents::connections))
-        .route("/agents/{agent_id}", get(agents::show).delete(agents::remove))
-        .route("/agents/{agent_id}/heartbeat", post(agents::heartbeat))
-        .route("/agents/{agent_id}/messages", get(receive::poll))
-        .route("/agents/{agent_id}/messages/ack", post(receive::ack))
-        .route("/agents/{agent_id}/messages/nack", post(receive::nack))
-        .route("/agents/{agent_id}/messages/stream", get(receive::stream))
-        .route(
+/// Every route that `/openapi.json` describes.
+fn described_routes() -> Routes {
+    [agent_routes(), message_routes(), group_routes(), operation_routes()].concat()
+}
+
+fn agent_routes() -> Routes {
+    vec![
+        ("/agents", get(agents::list)),
+        ("/agents/register", post(agents::register)),
+        ("/agents/connections", get(agents::connections)),
+        ("/agents/{agent_id}", get(agents::show).delete(agents::remove)),
+        ("/agents/{agent_id}/heartbeat", post(agents::heartbeat)),
+        ("/agents/{agent_id}/messages", get(receive::poll)),
+        ("/agents/{agent_id}/messages/ack", post(receive::ack)),
+        ("/agents/{agent_id}/messages/nack", post(receive::nack)),
+        ("/agents/{agent_id}/messages/stream", get(receive::stream)),
+        (
             "/agents/{agent_id}/subscriptions",
             put(receive::put_subscriptions)
                 .get(receive::get_subscriptions)
                 .delete(receive::delete_subscriptions),
-        )
-        .route("/agents/{agent_id}/dead-letters", get(receive::dead_letters))
-        .route(
+        ),
+        ("/agents/{agent_id}/dead-letters", get(receive::dead_letters)),
+        (
             "/agents/{agent_id}/dead-letters/{message_id}/replay",
             post(receive::replay),
-        )
+        ),
+    ]
 }
 
-fn message_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/messages/send", post(messages::send))
-        .route("/messages/send/batch", post(messages::send_batch))
-        .route("/messages/request", post(messages::request))
-        .route("/messages/{message_id}/status", get(messages::status))
+fn message_routes() -> Routes {
+    vec![
+        ("/messages/send", post(messages::send)),
+        ("/messages/send/batch", post(messages::send_batch)),
+        ("/messages/request", post(messages::request)),
+        ("/messages/{message_id}/status", get(messages::status)),
+    ]
 }
 
-fn group_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/groups", get(groups::list))
-        .route("/groups/create", post(groups::create))
-        .route("/groups/{group_id}", get(groups::show).delete(groups::remove))
-        .route("/groups/{group_id}/members", post(groups::add_members))
-        .route("/groups/{group_id}/members/{agent_id}", delete(groups::remove_member))
-        .route("/groups/{group_id}/messages", get(groups::history))
+fn group_routes() -> Routes {
+    vec![
+        ("/groups", get(groups::list)),
+        ("/groups/create", post(groups::create)),
+        ("/groups/{group_id}", get(groups::show).delete(groups::remove)),
+        ("/groups/{group_id}/members", post(groups::add_members)),
+        ("/groups/{group_id}/members/{agent_id}", delete(groups::remove_member)),
+        ("/groups/{group_id}/messages", get(groups::history)),
+    ]
 }
 
-fn operation_routes() -> Router<Arc<App>> {
-    Router::new()
-        .route("/protocols", get(protocols::list))
-        .route("/protocols/health", get(protocols::health))
-        .route("/protocols/status", get(protocols::status))
-        .route("/health", get(operations::health))
-        .route("/ready", get(operations::ready))
-        .route("/metrics", get(operations::metrics))
-        .route("/debug/messages", get(operations::debug_messages))
-        .route("/openapi.json", get(docs::openapi))
-        .route("/docs", get(docs::index))
-        .route("/docs/errors", get(docs::errors))
-        .route("/docs/{file}", get(docs::file))
+fn operation_routes() -> Routes {
+    vec![
+        ("/protocols", get(protocols::list)),
+        ("/protocols/health", get(protocols::health)),
+        ("/protocols/status", get(protocols::status)),
+        ("/health", get(operations::health)),
+        ("/ready", get(operations::ready)),
+        ("/metrics", get(operations::metrics)),
+        ("/debug/messages", get(operations::debug_messages)),
+    ]
+}
+
+/// The description itself, and pages for people.
+fn page_routes() -> Routes {
+    vec![
+        ("/openapi.json", get(docs::openapi)),
+        ("/docs", get(docs::index)),
+        ("/docs/errors", get(docs::errors)),
+        ("/docs/{file}", get(docs::file)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_described_and_everything_described_is_a_route() {
+        let document = openapi_document();
+        let described: BTreeSet<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+        let served: BTreeSet<_> = described_routes()
+            .into_iter()
+            .map(|(path, _)| path.to_string())
+            .collect();
+        assert_eq!(described, served);
+    }
 }

@@ -15,15 +15,12 @@ use super::{
     messages::within,
     request::{Caller, JsonBody, Params, PathIds, header_value},
     respond::{self, Answer},
-    session::{
-        TOPICS_TOKEN,
-        desk::{AckMode, Terms},
-    },
+    session::desk::{AckMode, Terms},
 };
 use crate::{
     edge::json::{self, Errors, Problem},
     frame::{Address, AgentId, MessageId, TopicFilter, TrackingId},
-    router::surface::{DeliveryId, KeptMessage, Refusal, Settled},
+    router::surface::{DeliveryId, KeptMessage, POLL_QUEUE, Refusal, Settled},
 };
 
 /// Messages of one poll where it does not say.
@@ -122,16 +119,12 @@ pub(super) async fn ack(
 ) -> Answer {
     params.finish()?;
     let agent: AgentId = ids.get("agent_id")?;
-    let mut errors = Errors::default();
-    let mut object = json::read_object(&body.text)?;
-    let delivery_ids = json::delivery_ids(&mut object, &mut errors);
-    object.finish("", &mut errors);
-    let delivery_ids = errors.finish(delivery_ids)?;
+    let (delivery_ids, ()) = read_settling(&body, |_, _| ())?;
     let settled = within(&app, app.fabric.ack(&caller.principal, &agent, &delivery_ids)).await?;
     app.sessions
         .note_settled(&caller.principal, &agent, &delivery_ids)
         .await;
-    Ok(settled_answer(&delivery_ids, settled))
+    Ok(settled_answer(&delivery_ids, settled, "acknowledged"))
 }
 
 /// `POST /agents/{agent_id}/messages/nack`
@@ -144,17 +137,25 @@ pub(super) async fn nack(
 ) -> Answer {
     params.finish()?;
     let agent: AgentId = ids.get("agent_id")?;
-    let mut errors = Errors::default();
-    let mut object = json::read_object(&body.text)?;
-    let delivery_ids = json::delivery_ids(&mut object, &mut errors);
-    let refusal = json_refusal(&mut object, &mut errors);
-    object.finish("", &mut errors);
-    let delivery_ids = errors.finish(delivery_ids)?;
+    let (delivery_ids, refusal) = read_settling(&body, json_refusal)?;
     let settled = within(&app, app.fabric.nack(&caller.principal, &agent, &delivery_ids, refusal)).await?;
     app.sessions
         .note_settled(&caller.principal, &agent, &delivery_ids)
         .await;
-    Ok(settled_answer(&delivery_ids, settled))
+    Ok(settled_answer(&delivery_ids, settled, "refused"))
+}
+
+/// `delivery_ids`, and what else `more` reads.
+fn read_settling<T>(
+    body: &JsonBody,
+    more: impl FnOnce(&mut json::Object<'_>, &mut Errors) -> T,
+) -> Result<(Vec<DeliveryId>, T), Problem> {
+    let mut errors = Errors::default();
+    let mut object = json::read_object(&body.text)?;
+    let delivery_ids = json::delivery_ids(&mut object, &mut errors);
+    let more = more(&mut object, &mut errors);
+    object.finish("", &mut errors);
+    Ok((errors.finish(delivery_ids)?, more))
 }
 
 /// `retry_after` (seconds) and `dead_letter`, which exclude each other.
@@ -190,10 +191,11 @@ struct SettledAnswer {
     results: Vec<SettledResult>,
 }
 
-fn settled_answer(ids: &[DeliveryId], settled: Vec<Settled>) -> axum::response::Response {
+/// `done` says what became of those that were settled as asked.
+fn settled_answer(ids: &[DeliveryId], settled: Vec<Settled>, done: &'static str) -> axum::response::Response {
     let result = |(id, settled): (&DeliveryId, Settled)| {
         let (status, problem) = match settled {
-            Settled::Done => ("done", None),
+            Settled::Done => (done, None),
             Settled::Stale => ("stale", None),
             Settled::Failed(error) => ("failed", Some(error.into())),
         };
@@ -231,7 +233,7 @@ pub(super) async fn put_subscriptions(
     let topics = errors.finish(topics)?;
     let setting = app
         .fabric
-        .set_subscriptions(&caller.principal, &agent, TOPICS_TOKEN, topics);
+        .set_subscriptions(&caller.principal, &agent, POLL_QUEUE, topics);
     within(&app, setting).await?;
     app.sessions.note_subscriptions(&caller.principal, &agent).await;
     show_subscriptions(&app, &caller, agent)
@@ -249,7 +251,7 @@ pub(super) async fn get_subscriptions(
 }
 
 fn show_subscriptions(app: &App, caller: &Caller, agent_id: AgentId) -> Answer {
-    let topics = app.fabric.subscriptions(&caller.principal, &agent_id, TOPICS_TOKEN)?;
+    let topics = app.fabric.subscriptions(&caller.principal, &agent_id, POLL_QUEUE)?;
     Ok(respond::json(StatusCode::OK, &Topics { agent_id, topics }))
 }
 
@@ -264,7 +266,7 @@ pub(super) async fn delete_subscriptions(
     let agent: AgentId = ids.get("agent_id")?;
     within(
         &app,
-        app.fabric.remove_session_queue(&caller.principal, &agent, TOPICS_TOKEN),
+        app.fabric.remove_session_queue(&caller.principal, &agent, POLL_QUEUE),
     )
     .await?;
     app.sessions.note_subscriptions(&caller.principal, &agent).await;

@@ -5,7 +5,7 @@
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, header, request::Parts},
 };
@@ -135,6 +135,9 @@ impl FromRequestParts<Arc<App>> for Params {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        if !parts.uri.query().is_none_or(is_percent_encoded_utf8) {
+            return Err(FabricError::invalid("", "the query is not percent-encoded UTF-8").into());
+        }
         match Query::<Vec<(String, String)>>::from_request_parts(parts, app).await {
             Ok(Query(pairs)) => Ok(Self {
                 pairs,
@@ -143,6 +146,24 @@ impl FromRequestParts<Arc<App>> for Params {
             Err(error) => Err(Problem::from(FabricError::invalid("", error.body_text()))),
         }
     }
+}
+
+/// The form decoder replaces what it cannot decode, and another value than the sent one would be looked for.
+fn is_percent_encoded_utf8(query: &str) -> bool {
+    let mut decoded = Vec::with_capacity(query.len());
+    let mut rest = query.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let digits = [rest.next(), rest.next()].map(|digit| digit.and_then(|digit| char::from(digit).to_digit(16)));
+        match digits {
+            [Some(high), Some(low)] => decoded.push((high * 16 + low) as u8),
+            _ => return false,
+        }
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 impl Params {
@@ -260,6 +281,10 @@ impl JsonBody {
             BodySize::Message => message_max,
             BodySize::Batch => message_max.max(app.config.batch_bytes_max),
         };
+        // What is declared to be too large is not waited for. Compressed bodies declare nothing of what they inflate to.
+        if body.size_hint().lower() > max as u64 {
+            return Err(EdgeError::RequestTooLarge { max }.into());
+        }
         let patience = Duration::from_millis(app.config.body_timeout_ms);
         match tokio::time::timeout(patience, collect(body, max, &app.request_memory)).await {
             Ok(read) => read,

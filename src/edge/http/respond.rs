@@ -49,6 +49,18 @@ pub fn with_body(status: StatusCode, media_type: HeaderValue, body: Body) -> Res
     response
 }
 
+/// The answer with `Location`: where what it is about is shown.
+pub fn located(mut answer: Response, path: &str) -> Response {
+    let location = HeaderValue::from_str(path).expect("ids and tokens are visible ASCII");
+    answer.headers_mut().insert(header::LOCATION, location);
+    answer
+}
+
+/// An id as one segment of a path.
+pub fn segment(id: &str) -> String {
+    id.replace('/', "%2F")
+}
+
 /// An answer without a body.
 pub fn no_content() -> Response {
     StatusCode::NO_CONTENT.into_response()

@@ -18,7 +18,7 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Service, ServiceExt};
 
-use super::{config::Config, connection::Connection};
+use super::{config::Config, connection::Connection, head::HeadLimits};
 use crate::edge::counters::Counters;
 
 /// How long the listener rests after `accept` failed, such as for want of file descriptors.
@@ -29,6 +29,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Most data that one HTTP/2 stream may have under way: a message.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// HTTP/2 takes heads so many times the limit, so that the edge refuses them with a problem; the codec's own refusal has no body.
+const HTTP2_HEADER_SLACK: usize = 2;
 
 /// Serves until `shutdown` completes, then lets requests under way finish for at most `patience`.
 ///
@@ -46,6 +49,7 @@ pub async fn serve(
         builder: builder(&config),
         graceful: GracefulShutdown::new(),
         router,
+        limits: HeadLimits::of(&config),
         config,
     };
     let mut shutdown = std::pin::pin!(shutdown);
@@ -94,7 +98,7 @@ fn builder(config: &Config) -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.streams_per_connection_max)
-        .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(header_bytes * HTTP2_HEADER_SLACK).unwrap_or(u32::MAX))
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .keep_alive_interval(PING_INTERVAL)
@@ -108,6 +112,7 @@ struct Server {
     graceful: GracefulShutdown,
     router: Router,
     config: Config,
+    limits: HeadLimits,
 }
 
 impl Server {
@@ -119,6 +124,7 @@ impl Server {
             Arc::clone(&pass.gate.counters),
             Duration::from_millis(self.config.header_timeout_ms),
             Duration::from_millis(self.config.write_timeout_ms),
+            self.limits,
         );
         let router = self.router.clone();
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {

@@ -32,6 +32,16 @@ pub enum EdgeError {
     OriginDenied { origin: String },
     #[error("this path is a WebSocket; connect with a WebSocket client (HTTP/1.1, `Upgrade: websocket`)")]
     UpgradeRequired,
+    #[error("the request's line or headers are malformed: {detail}")]
+    MalformedHead { detail: String },
+    #[error(
+        "the request's line and headers are too large; at most {bytes_max} bytes and {headers_max} headers are taken"
+    )]
+    HeadTooLarge { bytes_max: usize, headers_max: usize },
+    #[error(
+        "this node is not known as {host:?}; call it by its address or as localhost, or list the name in `http.hosts`"
+    )]
+    UnknownHost { host: String },
     #[error("the node has all of its {max} WebSocket connections open; connect to another node, or retry later")]
     TooManyConnections { max: usize },
     #[error("an internal error; the node's log has it under this request's time")]
@@ -59,6 +69,9 @@ impl EdgeError {
             Self::NoCommonProtocol => (2010, "No common protocol", Fault::Caller, false),
             Self::UpgradeRequired => (2011, "Upgrade required", Fault::Caller, false),
             Self::TooManyConnections { .. } => (2012, "Too many connections", Fault::Node, true),
+            Self::MalformedHead { .. } => (2013, "Malformed request", Fault::Caller, false),
+            Self::HeadTooLarge { .. } => (2014, "Request head too large", Fault::Caller, false),
+            Self::UnknownHost { .. } => (2015, "Unknown host", Fault::Caller, false),
         };
         Code {
             number,
@@ -71,13 +84,15 @@ impl EdgeError {
     /// The HTTP status.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Malformed { .. } => 400,
+            Self::Malformed { .. } | Self::MalformedHead { .. } => 400,
             Self::NoSuchPath => 404,
             Self::MethodNotAllowed { .. } => 405,
             Self::MediaType { .. } | Self::ContentEncoding { .. } => 415,
             Self::RequestTooLarge { .. } => 413,
             Self::RequestTimeout(_) => 408,
+            Self::UnknownHost { .. } => 421,
             Self::UpgradeRequired => 426,
+            Self::HeadTooLarge { .. } => 431,
             Self::TooManyConnections { .. } => 503,
             Self::OriginDenied { .. } => 403,
             Self::Internal => 500,
@@ -203,6 +218,15 @@ const fn edge_remedy(error: &EdgeError) -> &'static str {
         EdgeError::TooManyConnections { .. } => {
             "The node has as many WebSocket connections as `websocket.max_connections` allows. Use another node, or retry later."
         }
+        EdgeError::MalformedHead { .. } => {
+            "Send one `Host` header, and a request line and headers as RFC 9112 has them. Over HTTP/2 such a stream is reset instead."
+        }
+        EdgeError::HeadTooLarge { .. } => {
+            "Send fewer or shorter headers, or a shorter query; `http.header_bytes_max` and `http.headers_max` are the limits."
+        }
+        EdgeError::UnknownHost { .. } => {
+            "Call the node by an IP address, as `localhost`, or by a name in `http.hosts`: a web page that made its own name point here could read messages otherwise."
+        }
         EdgeError::NoCommonProtocol => {
             "Ask for less, or make the agents speak a protocol that has it. `reasons` lists each protocol's."
         }
@@ -322,6 +346,12 @@ fn edge_samples() -> Vec<EdgeError> {
         EdgeError::RequestTooLarge { max: 0 },
         EdgeError::RequestTimeout(Duration::ZERO),
         EdgeError::OriginDenied { origin: text() },
+        EdgeError::MalformedHead { detail: text() },
+        EdgeError::HeadTooLarge {
+            bytes_max: 0,
+            headers_max: 0,
+        },
+        EdgeError::UnknownHost { host: text() },
         EdgeError::Internal,
         EdgeError::VersionConflict,
         EdgeError::UpgradeRequired,

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{
     codes::EdgeError,
+    duration::Duration,
     problem::{FIELD_ERRORS_MAX, FieldError, Place, Problem},
 };
 
@@ -20,6 +21,8 @@ use super::{
 const DEPTH_MAX: usize = 64;
 /// Most fields in an object whose fields are looked at (not one that is carried as a body).
 const FIELDS_MAX: usize = 1024;
+/// Longest duration that is written as a number of seconds: ten digits, as far as it is far from an overflow.
+const DURATION_SECONDS_MAX: u64 = 9_999_999_999;
 
 /// What is wrong with a request, as far as it was read.
 #[derive(Debug, Default)]
@@ -73,6 +76,12 @@ pub fn read_object(text: &[u8]) -> Result<Object<'_>, Problem> {
     let text = std::str::from_utf8(text).map_err(|error| EdgeError::Malformed {
         detail: format!("it is not UTF-8 from byte {} on", error.valid_up_to()),
     })?;
+    if text.starts_with('\u{feff}') {
+        return Err(EdgeError::Malformed {
+            detail: "it begins with a byte order mark; leave that out".into(),
+        }
+        .into());
+    }
     check_depth(text)?;
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| EdgeError::Malformed {
         detail: error.to_string(),
@@ -370,6 +379,17 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A duration: a text such as `20s`, or a whole number of seconds.
+    pub fn duration(&self, errors: &mut Errors) -> Option<Duration> {
+        match self.raw.get().as_bytes().first() {
+            Some(b'"') => self.parsed(errors),
+            _ => {
+                let seconds = self.integer(0..=DURATION_SECONDS_MAX, errors)?;
+                Some(Duration(std::time::Duration::from_secs(seconds)))
+            }
+        }
+    }
+
     /// `true` or `false`.
     pub fn boolean(&self, errors: &mut Errors) -> Option<bool> {
         match self.raw.get() {
@@ -536,6 +556,23 @@ mod tests {
             "null",
             "-0.5",
         ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_are_texts_or_whole_seconds() {
+        let read = |text: &str| {
+            let text = format!(r#"{{"d": {text}}}"#);
+            let mut object = read_object(text.as_bytes()).unwrap();
+            let duration = object.take("d").unwrap().duration(&mut Errors::default());
+            duration.map(|duration| duration.0.as_millis())
+        };
+        assert_eq!(
+            [read("2"), read("\"2\""), read("\"1500ms\"")],
+            [Some(2000), Some(2000), Some(1500)]
+        );
+        for bad in ["-1", "1.5", "null", "\"-1\"", "\"\"", "1e99", "[]"] {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

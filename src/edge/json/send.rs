@@ -229,7 +229,9 @@ impl Parts {
             self.qos = number.and_then(Qos::from_u8).unwrap_or_default();
         }
         self.ttl_ms = read_ttl(object, errors).unwrap_or_default();
-        self.reply_to = object.take("reply_to").and_then(|field| field.parsed(errors));
+        self.reply_to = object
+            .take("reply_to")
+            .and_then(|field| read_reply_address(&field, errors));
         let required = object
             .take("protocol_required")
             .map(|field| (field.boolean(errors), field));
@@ -309,13 +311,29 @@ fn read_address(object: &mut Object<'_>, errors: &mut Errors) -> Option<Address>
     }
 }
 
-/// An agent's id, or `ID#TOKEN`: the session behind a reply address.
+/// An agent's id, or `ID#TOKEN`, the session behind a reply address; `agent:` may stand before either, as `reply_to` shows it.
 fn read_agent_address(field: &Field<'_>, errors: &mut Errors) -> Option<Address> {
     let text = field.string(errors)?;
-    match format!("agent:{text}").parse() {
+    parse_address(
+        &format!("agent:{}", text.strip_prefix("agent:").unwrap_or(&text)),
+        field,
+        errors,
+    )
+}
+
+/// Any address; without a kind it is an agent's.
+fn read_reply_address(field: &Field<'_>, errors: &mut Errors) -> Option<Address> {
+    let text = field.string(errors)?;
+    if text.contains(':') {
+        return parse_address(&text, field, errors);
+    }
+    parse_address(&format!("agent:{text}"), field, errors)
+}
+
+fn parse_address(text: &str, field: &Field<'_>, errors: &mut Errors) -> Option<Address> {
+    match text.parse::<Address>() {
         Ok(address) => Some(address),
         Err(error) => {
-            let error: crate::frame::AddressError = error;
             errors.at(field.pointer(), error.to_string());
             None
         }
@@ -537,8 +555,36 @@ mod tests {
 
     #[test]
     fn a_reply_goes_to_the_session_that_waits() {
-        let request = parse(r#"{"from_agent": "a", "to_agent": "b/c#r-1"}"#).unwrap();
-        assert_eq!(request.draft.to.as_str(), "agent:b/c#r-1");
+        for to in ["b/c#r-1", "agent:b/c#r-1"] {
+            let request = parse(&format!(r#"{{"from_agent": "a", "to_agent": "{to}"}}"#)).unwrap();
+            assert_eq!(request.draft.to.as_str(), "agent:b/c#r-1");
+        }
+        assert_eq!(
+            wrong(r#"{"from_agent": "a", "to_agent": "agent:agent:b"}"#),
+            ["/to_agent"]
+        );
+        assert_eq!(wrong(r#"{"from_agent": "a", "to_agent": "group:b"}"#), ["/to_agent"]);
+    }
+
+    #[test]
+    fn a_reply_address_is_any_address_or_an_agents_id() {
+        for (given, read) in [
+            ("b", "agent:b"),
+            ("b/c#r-1", "agent:b/c#r-1"),
+            ("agent:b#r-1", "agent:b#r-1"),
+            ("group:team", "group:team"),
+            ("topic:a/b", "topic:a/b"),
+        ] {
+            let request = parse(&format!(
+                r#"{{"from_agent": "a", "to_agent": "b", "reply_to": "{given}"}}"#
+            ))
+            .unwrap();
+            assert_eq!(request.draft.reply_to.unwrap().as_str(), read);
+        }
+        assert_eq!(
+            wrong(r#"{"from_agent": "a", "to_agent": "b", "reply_to": "x:b"}"#),
+            ["/reply_to"]
+        );
     }
 
     #[test]

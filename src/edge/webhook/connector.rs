@@ -37,6 +37,8 @@ const ADDRESSES_TRIED_MAX: usize = 4;
 pub(super) enum ConnectError {
     #[error("the endpoint's URL has no host")]
     NoHost,
+    #[error("the endpoint's URL has a port that is none")]
+    Port,
     #[error("the endpoint's URL starts with neither http:// nor https://")]
     Scheme,
     #[error("{host} cannot be resolved: {source}")]
@@ -173,7 +175,20 @@ fn target(uri: &Uri) -> Result<(Scheme, String, u16), ConnectError> {
     };
     let host = uri.host().filter(|host| !host.is_empty()).ok_or(ConnectError::NoHost)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    Ok((scheme, host.into(), uri.port_u16().unwrap_or(default_port)))
+    let port = match uri.port_u16() {
+        Some(port) => port,
+        // `host:99999` parses as a URL; the default port in its place would be somebody else's.
+        None if has_port_part(uri) => return Err(ConnectError::Port),
+        None => default_port,
+    };
+    Ok((scheme, host.into(), port))
+}
+
+/// True where something stands behind the host, a port or not.
+fn has_port_part(uri: &Uri) -> bool {
+    let Some(authority) = uri.authority() else { return false };
+    let host_and_port = authority.as_str().rsplit('@').next().unwrap_or_default();
+    host_and_port.len() > authority.host().len()
 }
 
 /// Reads an agent's endpoint. `Err` says what is wrong with it.

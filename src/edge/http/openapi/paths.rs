@@ -8,14 +8,14 @@ use super::{
 };
 
 /// Any duration; where it is longer than the node allows it is taken as the longest.
-const DURATION: &str = "^[0-9]{1,9}(?:ms|s|m|h)?$";
+pub(super) const DURATION: &str = "^[0-9]{1,9}(?:ms|s|m|h)?$";
 /// A duration of more than nothing and at most twelve hours.
 const VISIBILITY: &str = "^(?:[1-9][0-9]{0,6}ms|[1-9][0-9]{0,3}s?|[1-9][0-9]?m|[1-9]h)$";
 
 /// What a request of any kind may be answered with besides its success.
-const ALWAYS: [u16; 5] = [400, 403, 429, 500, 503];
+const ALWAYS: [u16; 8] = [400, 403, 415, 421, 429, 431, 500, 503];
 /// What a request with a body may be answered with besides that.
-const WITH_BODY: [u16; 3] = [408, 413, 415];
+const WITH_BODY: [u16; 2] = [408, 413];
 
 /// An operation in the making.
 struct Operation {
@@ -153,8 +153,10 @@ const fn describe(status: u16) -> &'static str {
         410 => "The session behind the reply address is gone.",
         413 => "Too large.",
         415 => "The media type or content encoding is not understood.",
+        421 => "The node is not known by the name in `Host`.",
         422 => "The message was rejected.",
         429 => "A limit is reached; retry after `Retry-After`.",
+        431 => "The request's line and headers are too large.",
         500 => "A fault of the node.",
         503 => {
             "Not possible now, or the outcome is unknown: retry with the same message id. Also while the node shuts down or its store is full."

@@ -17,6 +17,8 @@ const SEGMENT: &str =
 const TOKEN: &str = "[A-Za-z0-9._~-]{1,64}";
 /// A character of a topic's level.
 const LEVEL_CHARACTER: &str = r"[^/+#\u0000-\u001f\u007f-\u009f]";
+/// Where messages are pushed to.
+const PUSH_URL: &str = r"^https?://[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?(?::[0-9]{1,4})?(?:/[A-Za-z0-9._~/-]*)?(?:\?[A-Za-z0-9._~=&-]*)?$";
 
 /// A reference to a schema.
 pub(super) fn named(name: &str) -> Value {
@@ -75,14 +77,15 @@ fn grammars() -> Value {
         "Capability": id("The grammar of an agent's id."),
         "AgentAddress": {
             "type": "string",
-            "description": "An agent's id, or `ID#TOKEN` from a reply address.",
-            "pattern": format!("^{id_text}(?:#{TOKEN})?$"),
+            "description": "An agent's id, or `ID#TOKEN` from a reply address; `agent:` may stand before it.",
+            "pattern": format!("^(?:agent:)?{id_text}(?:#{TOKEN})?$"),
             "maxLength": ID_BYTES_MAX,
-            "not": {"enum": ["register", "connections", "create", "send", "batch"]}
+            "not": {"pattern": "^(?:agent:)?(?:register|connections|create|send|batch)(?:#|$)"}
         },
         "Address": {
             "type": "string",
-            "pattern": format!("^(?:agent:{id_text}(?:#{TOKEN})?|group:{id_text}|any:{id_text}|topic:(?=.){topic})$"),
+            "description": "Without a kind it is an agent's.",
+            "pattern": format!("^(?:(?:agent:)?{id_text}(?:#{TOKEN})?|group:{id_text}|any:{id_text}|topic:(?=.){topic})$"),
             "maxLength": ID_BYTES_MAX,
             "examples": ["agent:agent_123#r-1"]
         },
@@ -156,9 +159,10 @@ fn send_form(bounds: Bounds, body: Value, required: &[&str], reply_to: ReplyTo) 
         "headers": headers(),
         "content_type": {"type": "string", "maxLength": FIELD_BYTES_MAX}
     }));
-    if matches!(reply_to, ReplyTo::Named) {
-        properties.insert("reply_to".into(), named("Address"));
-    }
+    match reply_to {
+        ReplyTo::Named => properties.insert("reply_to".into(), named("Address")),
+        ReplyTo::SetByFabric => properties.insert("timeout".into(), reply_timeout()),
+    };
     properties.extend(object(body));
     let mut required: Vec<_> = required.to_vec();
     required.push("from_agent");
@@ -182,6 +186,13 @@ fn send_form(bounds: Bounds, body: Value, required: &[&str], reply_to: ReplyTo) 
 enum ReplyTo {
     Named,
     SetByFabric,
+}
+
+fn reply_timeout() -> Value {
+    json!({
+        "description": "How long to wait for the reply, unless the query says so.",
+        "anyOf": [{"type": "string", "pattern": super::paths::DURATION}, {"type": "integer", "minimum": 0, "maximum": 9_999_999_999_u64}]
+    })
 }
 
 fn headers() -> Value {
@@ -370,8 +381,8 @@ fn receiving() -> Value {
                 "type": "object", "required": ["delivery_id", "status"],
                 "properties": {
                     "delivery_id": named("DeliveryId"),
-                    "status": {"type": "string", "enum": ["done", "stale", "failed"],
-                        "description": "`stale`: handed out anew or settled before; nothing changed."},
+                    "status": {"type": "string", "enum": ["acknowledged", "refused", "stale", "failed"],
+                        "description": "`acknowledged` or `refused` as asked. `stale`: handed out anew or settled before; nothing changed."},
                     "problem": named("Problem")
                 }
             }}}
@@ -404,6 +415,7 @@ fn agents() -> Value {
                     "type": "object", "maxProperties": PROTOCOLS_MAX,
                     "description": "Protocol name to URL. An `http` one gets messages pushed while the agent has no session.",
                     "propertyNames": {"pattern": "^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$"},
+                    "properties": {"http": {"type": "string", "maxLength": TEXT_BYTES_MAX, "pattern": PUSH_URL}},
                     "additionalProperties": {"type": "string", "maxLength": TEXT_BYTES_MAX,
                         "pattern": "^[A-Za-z][A-Za-z0-9+.-]*://[!-~]+$"}
                 }

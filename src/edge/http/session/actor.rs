@@ -25,15 +25,13 @@ use crate::{
         SessionHandle, SessionReceiver,
         error::FabricError,
         surface::{
-            Attach, Delivery, DeliveryId, Goodbye, Inbox, Principal, Protocol, Refusal, SessionEvent, SessionQueue,
-            Window,
+            Attach, Delivery, DeliveryId, Goodbye, Inbox, POLL_QUEUE, Principal, Protocol, Refusal, SessionEvent,
+            SessionQueue, Window,
         },
     },
     time,
 };
 
-/// The session queue that an agent's HTTP subscriptions fill.
-pub const TOPICS_TOKEN: &str = "http";
 /// Deliveries taken from a lane at once.
 const DELIVERIES_AT_ONCE: usize = 256;
 
@@ -215,6 +213,10 @@ impl Session {
     }
 
     async fn obey(&mut self, command: Command, out: &mut Vec<Effect>) {
+        if matches!(command, Command::Poll { .. } | Command::Stream { .. }) && self.topics.is_none() {
+            // Another protocol's poll may have taken the queue meanwhile: whoever asks last has it.
+            self.follow_subscriptions().await;
+        }
         let (wall, now) = (time::now(), time::monotonic());
         match command {
             Command::Poll {
@@ -402,7 +404,7 @@ impl Session {
     /// Attaches the queue of the agent's topic subscriptions where it has some, and lets go of it where it has none.
     async fn follow_subscriptions(&mut self) {
         let fabric = &self.shared.fabric;
-        let subscribed = match fabric.subscriptions(&self.principal, &self.agent, TOPICS_TOKEN) {
+        let subscribed = match fabric.subscriptions(&self.principal, &self.agent, POLL_QUEUE) {
             Ok(filters) => !filters.is_empty(),
             Err(error) => {
                 tracing::debug!(agent = %self.agent, %error, "the subscriptions of an HTTP session were not read");
@@ -416,7 +418,7 @@ impl Session {
         if self.topics.is_some() {
             return;
         }
-        let queue = SessionQueue::Durable(TOPICS_TOKEN.into());
+        let queue = SessionQueue::Durable(POLL_QUEUE.into());
         match attach(&self.shared, &self.principal, &self.agent, Inbox::Closed, queue).await {
             Ok(attached) => self.topics = Some(attached),
             // Topic messages wait in their queue; the next session tries again.

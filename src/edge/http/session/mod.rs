@@ -18,7 +18,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use self::desk::{Spans, Terms};
-pub use self::{actor::TOPICS_TOKEN, events::EventSource, hand_out::HandOut};
+pub use self::{events::EventSource, hand_out::HandOut};
 use crate::{
     edge::{auth::proven_agent, counters::Counters},
     frame::AgentId,
