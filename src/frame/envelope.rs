@@ -65,7 +65,8 @@ struct EnvelopeV1 {
     seal_key_id: String,
     seal_key: Vec<u8>,
     seal_signature: Vec<u8>,
-    /// A native client's producer number and sequence; 0 where it has none.
+    /// Reserved: a native client's producer number and sequence, by which a node may one day tell its repeats without an entry for each
+    /// message. Always 0 and read by nobody; what is sent again is told by (sender, message id), on every protocol.
     producer: u64,
     producer_seq: u64,
     /// How long the message is good for, in milliseconds from when it is accepted; 0: the node's default.
