@@ -25,9 +25,10 @@ mod session;
 mod settle;
 mod unary;
 
+pub use crate::frame::{CommunicationMode, MemberPermissions};
 pub use connect::{Client, ClientBuilder, Health};
 pub use error::{Error, Refused};
-pub use groups::{CommunicationMode, Group, GroupDraft, MemberPermissions};
+pub use groups::{Group, GroupDraft};
 pub use message::{Accepted, Delivery, DeliveryId, Message, Received, Refusal, Status};
 pub use registry::{Agent, AgentFilter, Connection, Page, Registered, Registration};
 pub use session::{Acks, Inbox, Reconnect, SendHandle, Session, SessionOptions, SessionState, SessionStats};

@@ -96,7 +96,7 @@ impl<A> ShardState<A> {
         }
     }
 
-    /// Gives a hand-out's credit back.
+    /// Gives a hand-out's credit back, once: a message that ends with its attempt comes by here a second time.
     fn end_lease(&mut self, seq: Seq, out: &mut Out<A>) {
         let Some(message) = self.messages.get(&seq) else { return };
         let State::Leased { consumer, .. } = message.state else {
@@ -104,7 +104,9 @@ impl<A> ShardState<A> {
         };
         let (ix, weight) = (message.queue, message.weight());
         let queue = self.queue_mut(ix);
-        queue.leased.remove(&seq);
+        if !queue.leased.remove(&seq) {
+            return;
+        }
         if let Some(consumer) = queue.consumers.iter().find(|known| known.id == consumer) {
             let waiting = consumer.credit.give_back(1, weight);
             if !waiting.is_empty() {

@@ -37,7 +37,8 @@ pub struct ArchivedEnvelopeV1 {
     pub seal_key_id: ArchivedString,
     pub seal_key: ArchivedVec<u8>,
     pub seal_signature: ArchivedVec<u8>,
-    /// A native client's producer number and sequence; 0 where it has none.
+    /// Reserved: a native client's producer number and sequence, by which a node may one day tell its repeats without an entry for each
+    /// message. Always 0 and read by nobody; what is sent again is told by (sender, message id), on every protocol.
     pub producer: ArchivedU64,
     pub producer_seq: ArchivedU64,
     /// How long the message is good for, in milliseconds from when it is accepted; 0: the node's default.

@@ -83,6 +83,15 @@ impl Fabric {
             .await?)
     }
 
+    async fn delete_record(&self, table: Table, key: &str) -> Result<(), FabricError> {
+        let key = key.to_owned();
+        Ok(self
+            .0
+            .store
+            .write_records(vec![RecordOp::Delete { table, key }])
+            .await?)
+    }
+
     /// Sessions of an agent take from the one-of queues that its capabilities and groups now name, and from no others.
     fn reopen_shared_queues(&self, agent: &AgentId) {
         let Some(known) = self.0.directory.agent(agent.as_str()) else {
@@ -124,14 +133,7 @@ impl Fabric {
             self.change_group(&group, |record| record.agents.retain(|member| member != agent))
                 .await?;
         }
-        let key = agent.as_str().to_owned();
-        self.0
-            .store
-            .write_records(vec![RecordOp::Delete {
-                table: Table::Agents,
-                key,
-            }])
-            .await?;
+        self.delete_record(Table::Agents, agent.as_str()).await?;
         self.0.directory.remove_agent(agent);
         let sessions = known.sessions().clone();
         sessions
@@ -242,14 +244,7 @@ impl Fabric {
         let _one_change = self.0.registry.lock().await;
         let known = self.0.directory.group(group.as_str());
         let known = known.ok_or_else(|| FabricError::UnknownGroup(group.clone()))?;
-        let key = group.as_str().to_owned();
-        self.0
-            .store
-            .write_records(vec![RecordOp::Delete {
-                table: Table::Groups,
-                key,
-            }])
-            .await?;
+        self.delete_record(Table::Groups, group.as_str()).await?;
         self.0.directory.remove_group(group);
         let members = &known.record.agents;
         members.iter().for_each(|member| self.reopen_shared_queues(member));

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use crate::frame::{CommunicationMode, MemberPermissions};
 use crate::{
     frame::{AgentId, Capability, GroupId},
     time::Timestamp,
@@ -84,21 +85,6 @@ pub struct AgentFilter {
     pub limit: usize,
 }
 
-/// How a group's messages reach its members.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CommunicationMode {
-    /// Every member but the sender.
-    #[default]
-    Broadcast,
-    /// One member after the other.
-    RoundRobin,
-    /// The attached member with the fewest messages outstanding.
-    LeastLoaded,
-    /// The member that the message's key falls to; equal keys in order.
-    Partitioned,
-}
-
 /// Where a partitioned group finds a message's key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -130,25 +116,6 @@ impl TryFrom<String> for PartitionKey {
             _ => Err(format!(
                 "{text:?} is not `sender`, `header:<name>` or a JSON pointer such as `/task/id`"
             )),
-        }
-    }
-}
-
-/// What a group's members may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MemberPermissions {
-    pub send_messages: bool,
-    pub invite_members: bool,
-    pub moderate: bool,
-}
-
-impl Default for MemberPermissions {
-    fn default() -> Self {
-        Self {
-            send_messages: true,
-            invite_members: false,
-            moderate: false,
         }
     }
 }

@@ -634,9 +634,14 @@ impl Shards {
             let goes_on = hand_outs
                 .peek()
                 .is_some_and(|next| next.consumer == consumer && next.frame.envelope.priority() == priority);
-            if !goes_on && let Some(attached) = self.sessions.get(&consumer) {
-                // A closed lane takes nothing: its session is detaching, which brings back what is leased to it.
-                attached.core.push(priority, Chunk(std::mem::take(&mut chunk)));
+            if goes_on {
+                continue;
+            }
+            // The chunk goes even where its session does not: it detached in this very step, which brought back what was leased to it,
+            // and the next session must not get it. A closed lane takes nothing either: its session is about to detach.
+            let chunk = Chunk(std::mem::take(&mut chunk));
+            if let Some(attached) = self.sessions.get(&consumer) {
+                attached.core.push(priority, chunk);
             }
         }
         drop(hand_outs);

@@ -271,7 +271,12 @@ async fn g10_a_message_reaches_its_addressees_alone_and_of_them_only_whom_policy
     }
     // Bob may have what the forbidden one may not; whoever is no addressee gets only what is for them.
     let (_bob, mut bobs) = attach(&fabric, "bob").await;
-    let mut bodies = [next(&mut bobs).await, next(&mut bobs).await].map(|delivery| delivery.frame.body);
+    let mut bodies = Vec::new();
+    while bodies.len() < 2 {
+        let delivery = next(&mut bobs).await;
+        // At QoS 0 it depends on when he came.
+        bodies.extend(delivery.id.map(|_| delivery.frame.body));
+    }
     bodies.sort();
     assert_eq!(bodies, ["any:sum", "group:team"]);
     send(&fabric, draft(&fabric, "alice", "agent:carol"), "yours")
@@ -330,7 +335,7 @@ async fn g11_a_workers_inbox_takes_so_many_frames_however_they_are_batched_and_a
     join_all(first)
         .await
         .into_iter()
-        .for_each(|answer| drop(answer.unwrap()));
+        .for_each(|answer| assert!(answer.is_ok(), "{answer:?}"));
     publisher.publish(&mut more).await;
     drop(publisher);
     let mut given = Vec::new();

@@ -5,7 +5,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -37,8 +37,13 @@ type Held = (Vec<ShardCommit>, Durability, CommitDone);
 
 pub struct SteeredStore {
     inner: MemoryStore,
-    mode: Mutex<Mode>,
-    held: Mutex<VecDeque<Held>>,
+    state: Mutex<State>,
+}
+
+/// Held while commits are handed on, so that they are completed in their order.
+struct State {
+    mode: Mode,
+    held: VecDeque<Held>,
 }
 
 impl fmt::Debug for SteeredStore {
@@ -51,22 +56,32 @@ impl SteeredStore {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             inner: MemoryStore::new(7, 1 << 30),
-            mode: Mutex::new(Mode::Pass),
-            held: Mutex::default(),
+            state: Mutex::new(State {
+                mode: Mode::Pass,
+                held: VecDeque::new(),
+            }),
         })
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
     pub fn set(&self, mode: Mode) {
-        *self.mode.lock().unwrap() = mode;
+        self.state().mode = mode;
     }
 
     pub fn held(&self) -> usize {
-        self.held.lock().unwrap().len()
+        self.state().held.len()
     }
 
     /// Lets the oldest commit that waits go. False: there is none.
     pub fn let_one_go(&self) -> bool {
-        let oldest = self.held.lock().unwrap().pop_front();
+        self.let_oldest_go(&mut self.state())
+    }
+
+    fn let_oldest_go(&self, state: &mut State) -> bool {
+        let oldest = state.held.pop_front();
         oldest.is_some_and(|(commits, level, done)| {
             self.inner.commit(commits, level, done);
             true
@@ -75,14 +90,16 @@ impl SteeredStore {
 
     /// Lets everything go, now and from now on.
     pub fn let_go(&self) {
-        self.set(Mode::Pass);
-        while self.let_one_go() {}
+        let mut state = self.state();
+        while self.let_oldest_go(&mut state) {}
+        state.mode = Mode::Pass;
     }
 
     /// The process that used it is dead: what it had not committed is gone, and the store takes a new owner's commits.
     pub fn crash(&self) {
-        self.held.lock().unwrap().clear();
-        self.set(Mode::Pass);
+        let mut state = self.state();
+        state.held.clear();
+        state.mode = Mode::Pass;
     }
 }
 
@@ -100,10 +117,10 @@ impl Store for SteeredStore {
     }
 
     fn commit(&self, commits: Vec<ShardCommit>, level: Durability, done: CommitDone) {
-        let (mode, count) = (self.mode.lock().unwrap().clone(), commits.len());
-        match mode {
+        let (mut state, count) = (self.state(), commits.len());
+        match state.mode.clone() {
             Mode::Pass => self.inner.commit(commits, level, done),
-            Mode::Hold => self.held.lock().unwrap().push_back((commits, level, done)),
+            Mode::Hold => state.held.push_back((commits, level, done)),
             Mode::Fail(error) => done(vec![Err(error); count]),
             Mode::WriteAndFail(error) => {
                 self.inner

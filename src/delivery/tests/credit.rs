@@ -138,3 +138,30 @@ fn a_session_that_opens_its_queue_again_keeps_what_it_holds() {
     assert_eq!((world.hand_outs().len(), credit.taken().0), (1, 2));
     assert_eq!(world.shard.queue(0).kind, QueueKind::Inbox);
 }
+
+#[test]
+fn credit_comes_back_once_however_a_message_ends() {
+    // A message that ended with its attempt (its last one, or expired meanwhile) gave its credit back twice: the count went below zero.
+    for nack in [Nack::Retry(None), Nack::Release] {
+        let mut world = World::with(Limits {
+            max_deliver: 1,
+            ..Limits::default()
+        });
+        let credit = world.attach("agent:a", 1, "a", 10);
+        world.send(&mail("last-attempt", "agent:a"));
+        let taken = world.taken();
+        world.nack(taken.lease(), "a", Nack::Retry(None));
+        assert_eq!(credit.taken(), (0, 0));
+        world.send(&mail("expires", "agent:a").ttl_secs(5));
+        let taken = world.taken();
+        world.wait_secs(5);
+        assert_eq!(credit.taken().0, 1);
+        world.nack(taken.lease(), "a", nack);
+        assert_eq!(credit.taken(), (0, 0));
+        world.send(&mail("detached", "agent:a").ttl_secs(5));
+        assert_eq!(world.hand_outs().len(), 1);
+        world.wait_secs(5);
+        world.detach("agent:a", 1);
+        assert_eq!(credit.taken(), (0, 0));
+    }
+}

@@ -280,9 +280,9 @@ proptest! {
                 waiting.remove(envelope.id());
                 held.push((at, seq, lease, demands, envelope.id().to_owned()));
             }
-            for at in 0..2 {
+            for (at, window) in windows.into_iter().enumerate() {
                 let outstanding = held.iter().filter(|(by, ..)| *by == at).count();
-                let is_idle = outstanding < windows[at] as usize;
+                let is_idle = outstanding < window as usize;
                 let could = waiting.iter().find(|(_, demands)| demands.is_none_or(|wanted| wanted == at));
                 prop_assert!(!is_idle || could.is_none(), "session {at} has credit while {could:?} waits");
             }

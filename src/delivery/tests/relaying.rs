@@ -124,11 +124,10 @@ impl Run {
 
     fn crash(&mut self) {
         self.world.crash();
-        for source in 0..2 {
+        for (source, from) in SOURCES.into_iter().enumerate() {
             self.sources[source].confirmed.clear();
             for (seq, targets) in self.sources[source].unsettled.clone() {
-                self.world
-                    .copies(&message(source, seq), SOURCES[source], Some(seq), &targets);
+                self.world.copies(&message(source, seq), from, Some(seq), &targets);
             }
         }
     }
