@@ -82,6 +82,27 @@ fn check_message_id(text: &str) -> Result<(), IdError> {
     }
 }
 
+/// Whether a byte may stand in a message id.
+const MESSAGE_ID_BYTES: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        allowed[byte] = b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b':' | b'-');
+        byte += 1;
+    }
+    allowed
+};
+
+/// True for the text of a message id; for a hot path that has bytes and needs no error.
+pub(super) fn is_message_id(text: &[u8]) -> bool {
+    !text.is_empty()
+        && text.len() <= MESSAGE_ID_BYTES_MAX
+        && text
+            .iter()
+            .fold(true, |all, byte| all & MESSAGE_ID_BYTES[usize::from(*byte)])
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $check:path) => {
         $(#[$doc])*
@@ -297,6 +318,16 @@ mod tests {
         assert!(MessageId::new("msg:1").is_ok());
         assert_eq!(MessageId::new("a/b"), Err(IdError::MessageCharacter('/')));
         assert!(matches!(MessageId::new("x".repeat(129)), Err(IdError::TooLong { .. })));
+    }
+
+    #[test]
+    fn both_checks_of_message_ids_agree_on_every_byte() {
+        for byte in 0..=u8::MAX {
+            let text = [b'a', byte];
+            let known = std::str::from_utf8(&text).is_ok_and(|text| MessageId::new(text).is_ok());
+            assert_eq!(is_message_id(&text), known, "{byte:#04x}");
+        }
+        assert!(!is_message_id(b"") && !is_message_id(&[b'a'; 129]) && is_message_id(&[b'a'; 128]));
     }
 
     #[test]

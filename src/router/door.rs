@@ -390,6 +390,18 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Another sending half of the same stream: its answers come out with this one's, under the same bound. Order holds within
+    /// each half.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            fabric: self.fabric.clone(),
+            principal: self.principal.clone(),
+            sink: self.sink.clone(),
+            batches: Vec::new(),
+        }
+    }
+
     /// Takes frames in, drained from `batch`. Waits while the node's workers or this stream's unanswered messages are at their
     /// bound: that is the edge's back-pressure. A tag of `None` wants no answer (QoS 0).
     pub async fn publish(&mut self, batch: &mut Vec<(Option<Tag>, Frame)>) {
