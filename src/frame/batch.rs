@@ -190,7 +190,7 @@ impl Packer {
             self.open_run(frame, mark, queue);
         }
         let run = self.run.as_mut().expect("a run was opened above, unless one was open");
-        run.put_entry(frame, mark, &mut self.tail);
+        run.put_entry(frame.envelope.id().as_bytes(), frame.body.len(), mark, &mut self.tail);
         self.frames += 1;
         if apart {
             self.close_run();
@@ -200,6 +200,23 @@ impl Packer {
         } else {
             self.tail.put_slice(&frame.body);
         }
+    }
+
+    /// Adds the last frame's twin: a frame that differs from it in nothing but the id and the body. False, and nothing added,
+    /// where that cannot be: the batch is empty, carries marks, or the id is none or of another length.
+    pub fn push_twin(&mut self, id: &str, body: &Bytes) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        if run.mark.is_some()
+            || body.len() >= BODY_APART_BYTES
+            || id.len() != run.id.len()
+            || !is_message_id(id.as_bytes())
+        {
+            return false;
+        }
+        run.put_entry(id.as_bytes(), body.len(), None, &mut self.tail);
+        self.tail.put_slice(body);
+        self.frames += 1;
+        true
     }
 
     /// The batch, to be written in order, under its first frame's tag. Nothing where no frame was added.
@@ -305,14 +322,13 @@ impl OpenRun {
     }
 
     /// All of an entry but the body.
-    fn put_entry(&mut self, frame: &Frame, mark: Option<Mark>, into: &mut BytesMut) {
-        let id = frame.envelope.id().as_bytes();
+    fn put_entry(&mut self, id: &[u8], body_bytes: usize, mark: Option<Mark>, into: &mut BytesMut) {
         let last = &mut self.last_id[..id.len()];
         let shared = id.iter().zip(&*last).take_while(|(one, other)| one == other).count();
         into.put_slice(&[length_byte(shared), length_byte(id.len() - shared)]);
         into.put_slice(&id[shared..]);
         last[shared..].copy_from_slice(&id[shared..]);
-        put_varint(frame.body.len() as u64, into);
+        put_varint(body_bytes as u64, into);
         if let (Some(before), Some(mark)) = (&mut self.mark, mark) {
             put_varint(zigzag(mark.seq.raw().wrapping_sub(before.seq.raw())), into);
             put_varint(zigzag(mark.lease.wrapping_sub(before.lease)), into);

@@ -5,7 +5,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
@@ -45,11 +45,24 @@ impl From<WriteError> for LaneError {
     }
 }
 
+/// A stream that is being opened: the peer may not allow it yet.
+type Opening = Pin<Box<dyn Future<Output = Result<SendStream, ConnectionError>> + Send>>;
+
 /// One stream and what waits to be written to it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Lane {
     stream: Option<SendStream>,
+    opening: Option<Opening>,
     waiting: Vec<Bytes>,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane")
+            .field("stream", &self.stream)
+            .field("waiting", &self.waiting.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The streams that one side of a connection writes.
@@ -72,7 +85,7 @@ impl Lanes {
             connection,
             control: Lane {
                 stream: Some(control),
-                waiting: Vec::new(),
+                ..Lane::default()
             },
             batches: Default::default(),
             frames: BytesMut::new(),
@@ -128,7 +141,12 @@ impl Lanes {
                 continue;
             }
             if lane.stream.is_none() {
-                let Poll::Ready(opened) = pin!(self.connection.open_uni()).poll(context) else {
+                let connection = &self.connection;
+                let opening = lane.opening.get_or_insert_with(|| {
+                    let connection = connection.clone();
+                    Box::pin(async move { connection.open_uni().await })
+                });
+                let Poll::Ready(opened) = opening.as_mut().poll(context) else {
                     continue;
                 };
                 lane.open(opened?, priority);
@@ -166,6 +184,7 @@ impl Lane {
         // As in `new`: the next write says so.
         let _closed = stream.set_priority(i32::from(priority as u8));
         self.stream = Some(stream);
+        self.opening = None;
         self.waiting.insert(0, Bytes::copy_from_slice(&[stream_of(priority)]));
     }
 
