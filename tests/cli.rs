@@ -98,6 +98,7 @@ fn serve(data: &Path) -> Command {
             "serve",
             "--http-listen=127.0.0.1:0",
             "--grpc-listen=127.0.0.1:0",
+            "--quic-listen=127.0.0.1:0",
             "--data-dir",
         ])
         .arg(data);

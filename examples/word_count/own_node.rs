@@ -27,6 +27,7 @@ impl OwnNode {
                 "serve",
                 "--http-listen=127.0.0.1:0",
                 "--grpc-listen=127.0.0.1:0",
+                "--quic-listen=127.0.0.1:0",
                 "--log-level=warn",
                 "--data-dir",
             ])

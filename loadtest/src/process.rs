@@ -57,6 +57,7 @@ impl Node {
                 "serve",
                 "--http-listen=127.0.0.1:0",
                 "--grpc-listen=127.0.0.1:0",
+                "--quic-listen=127.0.0.1:0",
                 "--log-level=warn",
                 "--data-dir",
             ])

@@ -48,7 +48,7 @@ pub(super) struct ConfigArgs {
     /// gRPC: host:port or off [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR")]
     grpc_listen: Option<String>,
-    /// QUIC: off; not in this build yet
+    /// QUIC, the native protocol: host:port or off [default: 127.0.0.1:4433]
     #[arg(long, value_name = "ADDR")]
     quic_listen: Option<String>,
     /// MQTT: off; not in this build yet

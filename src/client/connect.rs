@@ -2,14 +2,21 @@
 
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use tonic::{
     codec::CompressionEncoding,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri},
 };
+use tower::Service;
 
-use super::Error;
+use super::{
+    Error,
+    native::{CallStream, Node, Settings},
+    tls::{Pin, Pinned, Trust},
+};
 use crate::{
-    frame::limits::BODY_BYTES_MAX,
+    frame::{batch::Compression, limits::BODY_BYTES_MAX},
+    native::link::Link,
     rpc::{
         BATCH_BYTES, health,
         v1::{groups_client::GroupsClient, messaging_client::MessagingClient, registry_client::RegistryClient},
@@ -33,6 +40,8 @@ const ITEM_BYTES_MAX: usize = BODY_BYTES_MAX + BATCH_BYTES + 1024 * 1024;
 pub struct Client {
     pub(super) url: String,
     pub(super) channel: Channel,
+    /// Where sessions have connections of their own (QUIC).
+    pub(super) node: Option<Node>,
     compression: Option<CompressionEncoding>,
 }
 
@@ -41,7 +50,8 @@ pub struct Client {
 pub struct ClientBuilder {
     url: String,
     connect_timeout: Duration,
-    ca_pem: Option<Vec<u8>>,
+    trust: Option<Trust>,
+    link: Link,
     tls_name: Option<String>,
     compression: Option<CompressionEncoding>,
 }
@@ -54,10 +64,25 @@ impl ClientBuilder {
         self
     }
 
-    /// The certificate authority that must have signed the server's certificate, as PEM. Needed for `https://`.
+    /// The certificate authority that must have signed the server's certificate, as PEM; a certificate that a node made for
+    /// itself is its own. Encrypted URLs need this or [`ClientBuilder::tls_pin`].
     #[must_use]
     pub fn tls_ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca_pem = Some(pem.into());
+        self.trust = Some(Trust::Authority(pem.into()));
+        self
+    }
+
+    /// The one certificate that the server must show, by its fingerprint; its name and dates then do not matter.
+    #[must_use]
+    pub fn tls_pin(mut self, pin: Pin) -> Self {
+        self.trust = Some(Trust::Pinned(pin));
+        self
+    }
+
+    /// QUIC's windows, MTU, segmentation offload and timeouts, where the defaults do not fit.
+    #[must_use]
+    pub fn quic_link(mut self, link: Link) -> Self {
+        self.link = link;
         self
     }
 
@@ -78,26 +103,52 @@ impl ClientBuilder {
 
     /// Connects.
     pub async fn connect(self) -> Result<Client, Error> {
-        let endpoint = self.endpoint()?;
-        let channel = endpoint.connect().await.map_err(|error| Error::Connect {
+        let (endpoint, node) = (self.endpoint()?, self.node()?);
+        let connected = match &node {
+            Some(node) => endpoint.connect_with_connector(calls(node.clone())).await,
+            None => endpoint.connect().await,
+        };
+        let channel = connected.map_err(|error| Error::Connect {
             url: self.url.clone(),
             cause: root_cause(&error),
         })?;
-        Ok(self.client(channel))
+        Ok(self.client(channel, node))
     }
 
-    /// A client that connects with its first call.
+    /// A client that connects with its first call or session. Must be called within a tokio runtime.
     pub fn connect_lazy(self) -> Result<Client, Error> {
-        let channel = self.endpoint()?.connect_lazy();
-        Ok(self.client(channel))
+        let (endpoint, node) = (self.endpoint()?, self.node()?);
+        let channel = match &node {
+            Some(node) => endpoint.connect_with_connector_lazy(calls(node.clone())),
+            None => endpoint.connect_lazy(),
+        };
+        Ok(self.client(channel, node))
     }
 
-    fn client(self, channel: Channel) -> Client {
+    fn client(self, channel: Channel, node: Option<Node>) -> Client {
         Client {
             url: self.url,
             channel,
+            node,
             compression: self.compression,
         }
+    }
+
+    /// The node behind a `weft://` URL.
+    fn node(&self) -> Result<Option<Node>, Error> {
+        let (Scheme::Quic, origin) = split(&self.url)? else {
+            return Ok(None);
+        };
+        let (host, port) = host_and_port(&origin).map_err(|detail| self.refuse(detail))?;
+        let settings = Settings {
+            host,
+            port,
+            name: self.tls_name.clone(),
+            trust: self.trust()?.clone(),
+            link: self.link.clone(),
+            patience: self.connect_timeout,
+        };
+        Node::new(settings).map(Some).map_err(|detail| self.refuse(detail))
     }
 
     fn endpoint(&self) -> Result<Endpoint, Error> {
@@ -112,21 +163,31 @@ impl ClientBuilder {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         match scheme {
-            Scheme::Plain => Ok(endpoint),
-            Scheme::Tls => endpoint
-                .tls_config(self.tls()?)
-                .map_err(|error| self.refuse(root_cause(&error))),
+            // QUIC encrypts what carries the calls.
+            Scheme::Plain | Scheme::Quic => Ok(endpoint),
+            Scheme::Tls => self.tls(endpoint),
         }
     }
 
-    fn tls(&self) -> Result<ClientTlsConfig, Error> {
-        let ca = self.ca_pem.as_ref().ok_or_else(|| {
-            self.refuse("is encrypted, but no certificate authority is given; name it with `tls_ca_pem`".into())
-        })?;
-        let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
-        Ok(match &self.tls_name {
-            Some(name) => config.domain_name(name),
-            None => config,
+    fn tls(&self, endpoint: Endpoint) -> Result<Endpoint, Error> {
+        let config = match &self.tls_name {
+            Some(name) => ClientTlsConfig::new().domain_name(name),
+            None => ClientTlsConfig::new(),
+        };
+        let endpoint = match self.trust()? {
+            Trust::Authority(pem) => endpoint.tls_config(config.ca_certificate(Certificate::from_pem(pem))),
+            Trust::Pinned(pin) => endpoint.tls_config_with_verifier(config, Pinned::verifier(*pin)),
+        };
+        endpoint.map_err(|error| self.refuse(root_cause(&error)))
+    }
+
+    fn trust(&self) -> Result<&Trust, Error> {
+        self.trust.as_ref().ok_or_else(|| {
+            self.refuse(
+                "is encrypted, but nothing says whom to trust; name the certificate authority with `tls_ca_pem`, or the \
+                 server's own certificate with `tls_pin`"
+                    .into(),
+            )
         })
     }
 
@@ -142,6 +203,33 @@ impl ClientBuilder {
 enum Scheme {
     Plain,
     Tls,
+    Quic,
+}
+
+/// The port of a `weft://` URL that names none.
+const QUIC_PORT: u16 = 4433;
+
+/// The host, without the brackets of IPv6, and the port.
+fn host_and_port(origin: &str) -> Result<(String, u16), String> {
+    let authority = origin.rsplit('/').next().unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse().map_err(|_| "has no port that is one".to_owned())?)
+        }
+        _ => (authority, QUIC_PORT),
+    };
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    Ok((bare.unwrap_or(host).to_owned(), port))
+}
+
+/// What gRPC calls go over to a node: each connection of theirs is a stream of a QUIC connection.
+fn calls(
+    node: Node,
+) -> impl Service<Uri, Response = TokioIo<CallStream>, Error = Error, Future: Send> + Send + 'static {
+    tower::service_fn(move |_: Uri| {
+        let node = node.clone();
+        async move { node.calls().await.map(TokioIo::new) }
+    })
 }
 
 /// The transport that a URL's scheme asks for, and the origin that tonic takes.
@@ -160,10 +248,10 @@ fn split(url: &str) -> Result<(Scheme, String), Error> {
     match scheme {
         "grpc" | "http" => Ok((Scheme::Plain, format!("http://{host}"))),
         "grpcs" | "https" => Ok((Scheme::Tls, format!("https://{host}"))),
-        "weft" => Err(refuse(
-            "asks for the native QUIC protocol, which this client does not have yet; use grpc://HOST:50051",
+        "weft" => Ok((Scheme::Quic, format!("http://{host}"))),
+        _ => Err(refuse(
+            "has an unknown scheme; known are weft, grpc, grpcs, http and https",
         )),
-        _ => Err(refuse("has an unknown scheme; known are grpc, grpcs, http and https")),
     }
 }
 
@@ -186,8 +274,8 @@ pub enum Health {
 }
 
 impl Client {
-    /// Connects with the default settings to `grpc://HOST:PORT` (or `http://`), or `https://` (or `grpcs://`), which needs
-    /// [`ClientBuilder::tls_ca_pem`].
+    /// Connects with the default settings to `grpc://HOST:PORT` (or `http://`). The encrypted ones, `grpcs://` (or `https://`)
+    /// and `weft://` (QUIC), need to know whom to trust: [`ClientBuilder::tls_ca_pem`] or [`ClientBuilder::tls_pin`].
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder(url).connect().await
     }
@@ -197,7 +285,8 @@ impl Client {
         ClientBuilder {
             url: url.into(),
             connect_timeout: CONNECT_TIMEOUT,
-            ca_pem: None,
+            trust: None,
+            link: Link::default(),
             tls_name: None,
             compression: None,
         }
@@ -225,6 +314,23 @@ impl Client {
             health::ServingStatus::NotServing => Health::NotServing,
             health::ServingStatus::Unknown | health::ServingStatus::ServiceUnknown => Health::Unknown,
         })
+    }
+
+    /// Moves the connections of a `weft://` client to another UDP socket, as a change of network would; sessions go on.
+    /// False where the client does not speak QUIC.
+    pub fn rebind(&self, socket: std::net::UdpSocket) -> std::io::Result<bool> {
+        match &self.node {
+            Some(node) => node.rebind(socket).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// How a session's batches are compressed.
+    pub(super) const fn frame_compression(&self) -> Compression {
+        match self.compression {
+            Some(_) => Compression::Zstd,
+            None => Compression::None,
+        }
     }
 
     pub(super) fn messaging(&self) -> MessagingClient<Channel> {
@@ -259,7 +365,6 @@ mod tests {
         assert_eq!(split("https://a:1").unwrap(), (Scheme::Tls, "https://a:1".to_owned()));
         for (bad, why) in [
             ("127.0.0.1:1", "no scheme"),
-            ("weft://a:1", "native QUIC"),
             ("ftp://a:1", "unknown scheme"),
             ("grpc://", "nothing behind"),
             ("grpc://a:1/path", "nothing behind"),
@@ -271,8 +376,20 @@ mod tests {
     }
 
     #[test]
-    fn https_without_a_certificate_authority_says_what_is_missing() {
-        let error = Client::builder("https://localhost:1").connect_lazy().unwrap_err();
-        assert!(error.to_string().contains("tls_ca_pem"), "{error}");
+    fn an_encrypted_url_without_anybody_to_trust_says_what_is_missing() {
+        for url in ["https://localhost:1", "grpcs://localhost:1", "weft://localhost:1"] {
+            let error = Client::builder(url).connect_lazy().unwrap_err();
+            assert!(error.to_string().contains("tls_ca_pem"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_weft_url_may_leave_its_port_out() {
+        let split = |origin: &str| host_and_port(origin).unwrap();
+        assert_eq!(split("http://127.0.0.1:1"), ("127.0.0.1".into(), 1));
+        assert_eq!(split("http://node.example"), ("node.example".into(), QUIC_PORT));
+        assert_eq!(split("http://[::1]:7"), ("::1".into(), 7));
+        assert_eq!(split("http://[::1]"), ("::1".into(), QUIC_PORT));
+        assert!(host_and_port("http://a:x").is_err());
     }
 }

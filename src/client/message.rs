@@ -1,7 +1,7 @@
 //! Messages as users write them and deliveries as they read them: thin covers of the generated messages, so that nothing is
 //! copied between a user and the wire.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -9,7 +9,10 @@ use uuid::Uuid;
 
 use super::{Error, settle::Settler};
 use crate::{
-    frame::{Address, AgentId, Capability, GroupId, MessageId, Priority, Qos, Seq, ShardId, TopicName, TrackingId},
+    frame::{
+        Address, AgentId, Capability, Frame, GroupId, MessageId, Priority, Qos, Seq, ShardId, TopicName, TrackingId,
+        batch::{Item, Mark},
+    },
     rpc::{
         self,
         convert::{self, FieldError},
@@ -199,66 +202,102 @@ pub(super) fn millis(span: Duration) -> u64 {
 /// A message that was received, as its fields stand on the wire. The body is a slice of the buffer that it came in: keep a
 /// copy instead where it is to outlive its neighbours by long.
 #[derive(Clone, Debug)]
-pub struct Received(v1::Message);
+pub struct Received(Content);
+
+/// A message in the form in which it came.
+#[derive(Clone, Debug)]
+enum Content {
+    /// By gRPC.
+    Message(Box<v1::Message>),
+    /// By QUIC.
+    Frame(Frame),
+}
+
+/// Reads a field of whichever form it is.
+macro_rules! either {
+    ($self:expr, $message:ident => $of_message:expr, $frame:ident => $of_frame:expr) => {
+        match &$self.0 {
+            Content::Message($message) => $of_message,
+            Content::Frame($frame) => $of_frame,
+        }
+    };
+}
 
 impl Received {
     pub(super) fn new(message: v1::Message) -> Self {
-        Self(message)
+        Self(Content::Message(Box::new(message)))
     }
 
     /// The message's id.
     pub fn id(&self) -> &str {
-        &self.0.id
+        either!(self, message => &message.id, frame => frame.envelope.id())
     }
 
     /// The sender, as the fabric proved it.
     pub fn from(&self) -> &str {
-        &self.0.from
+        either!(self, message => &message.from, frame => frame.envelope.from())
     }
 
     /// The address that it was sent to.
     pub fn to(&self) -> &str {
-        &self.0.to
+        either!(self, message => &message.to, frame => frame.envelope.to())
     }
 
     /// How urgent it is.
     pub fn priority(&self) -> Priority {
-        convert::priority(self.0.priority).unwrap_or_default()
+        either!(
+            self,
+            message => convert::priority(message.priority).unwrap_or_default(),
+            frame => frame.envelope.priority()
+        )
     }
 
     /// Its quality of service.
     pub fn qos(&self) -> Qos {
-        convert::qos(self.0.qos).unwrap_or_default()
+        either!(
+            self,
+            message => convert::qos(message.qos).unwrap_or_default(),
+            frame => frame.envelope.qos()
+        )
     }
 
     /// How long it was good for from when it was accepted; zero: the node's default.
     pub fn ttl(&self) -> Duration {
-        Duration::from_millis(self.0.ttl_ms)
+        Duration::from_millis(either!(self, message => message.ttl_ms, frame => frame.envelope.ttl_ms()))
     }
 
     /// Where a reply should go; `None` where the sender wants none.
     pub fn reply_to(&self) -> Option<&str> {
-        Some(self.0.reply_to.as_str()).filter(|text| !text.is_empty())
+        either!(
+            self,
+            message => Some(message.reply_to.as_str()).filter(|text| !text.is_empty()),
+            frame => frame.envelope.reply_to()
+        )
     }
 
     /// What ties it to another message; may be empty.
-    pub fn correlation(&self) -> &Bytes {
-        &self.0.correlation
+    pub fn correlation(&self) -> &[u8] {
+        either!(self, message => &message.correlation, frame => frame.envelope.correlation())
     }
 
     /// What kind of message it is; may be empty.
     pub fn message_type(&self) -> &str {
-        &self.0.message_type
+        either!(self, message => &message.message_type, frame => frame.envelope.message_type())
     }
 
     /// The body's media type; may be empty.
     pub fn content_type(&self) -> &str {
-        &self.0.content_type
+        either!(self, message => &message.content_type, frame => frame.envelope.content_type())
     }
 
     /// Names and values in the sender's order; a name may stand more than once.
-    pub fn headers(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
-        self.0.headers.iter().map(|h| (h.name.as_str(), h.value.as_str()))
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (of_message, of_frame) = either!(
+            self,
+            message => (Some(message.headers.iter().map(|h| (h.name.as_str(), h.value.as_str()))), None),
+            frame => (None, Some(frame.envelope.headers()))
+        );
+        of_message.into_iter().flatten().chain(of_frame.into_iter().flatten())
     }
 
     /// The first header of that name.
@@ -267,19 +306,28 @@ impl Received {
     }
 
     /// The W3C trace context; may be empty.
-    pub fn traceparent(&self) -> &str {
-        &self.0.traceparent
+    pub fn traceparent(&self) -> Cow<'_, str> {
+        either!(
+            self,
+            message => message.traceparent.as_str().into(),
+            frame => frame.stamp.trace.to_traceparent().unwrap_or_default().into()
+        )
     }
 
     /// The body.
     pub fn body(&self) -> &Bytes {
-        &self.0.body
+        either!(self, message => &message.body, frame => &frame.body)
     }
 
     /// A message to where this one's sender wants replies, with its correlation. `None` where it wants none.
     pub fn reply(&self) -> Option<Message> {
         let to = self.reply_to()?.parse().ok()?;
-        Some(Message::new(&to).correlation(self.0.correlation.clone()))
+        let correlation = either!(
+            self,
+            message => message.correlation.clone(),
+            frame => Bytes::copy_from_slice(frame.envelope.correlation())
+        );
+        Some(Message::new(&to).correlation(correlation))
     }
 }
 
@@ -364,13 +412,33 @@ impl Delivery {
             accepted_at: Timestamp::from_millis(delivery.accepted_at_ms),
             expires_at: Timestamp::from_millis(delivery.expires_at_ms),
             queue: std::mem::take(&mut delivery.queue),
-            message: Received(
+            message: Received::new(
                 delivery
                     .into_message()
                     .ok_or_else(|| Error::protocol("a delivery has no message"))?,
             ),
             settler,
         })
+    }
+
+    /// From a batch, nothing of it copied.
+    pub(super) fn of_item(item: Item<'_>, settler: Settler) -> Self {
+        let stamp = item.frame.stamp;
+        let id = |mark: Mark| DeliveryId {
+            shard: mark.shard,
+            seq: mark.seq,
+            lease: mark.lease,
+        };
+        Self {
+            id: item.mark.map(id),
+            attempt: stamp.attempt.saturating_add(1),
+            redelivered: stamp.flags.is_redelivered(),
+            accepted_at: stamp.accepted_at,
+            expires_at: stamp.expires_at,
+            queue: item.queue.into(),
+            message: Received(Content::Frame(item.frame)),
+            settler,
+        }
     }
 
     /// `None` where nothing is to be settled (QoS 0).

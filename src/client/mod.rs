@@ -1,7 +1,7 @@
-//! What users link: a client of a weft server, over gRPC.
+//! What users link: a client of a weft server, over QUIC or gRPC, as the URL says.
 //!
 //! Owns connecting, single calls ([`Client`]), the long-lived stream with reconnect and resend ([`Session`]) and the types
-//! that both speak in. Must never know the server's inside: only `frame`, `time` and `rpc`. Start at [`Client::connect`].
+//! that both speak in. Must never know the server's inside: only `frame`, `time`, `native` and `rpc`. Start at [`Client::connect`].
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), weft::client::Error> {
@@ -20,9 +20,11 @@ mod connect;
 mod error;
 mod groups;
 mod message;
+mod native;
 mod registry;
 mod session;
 mod settle;
+mod tls;
 mod unary;
 
 pub use crate::frame::{CommunicationMode, MemberPermissions};
@@ -32,4 +34,5 @@ pub use groups::{Group, GroupDraft};
 pub use message::{Accepted, Delivery, DeliveryId, Message, Received, Refusal, Status};
 pub use registry::{Agent, AgentFilter, Connection, Page, Registered, Registration};
 pub use session::{Acks, Inbox, Reconnect, SendHandle, Session, SessionOptions, SessionState, SessionStats};
+pub use tls::Pin;
 pub use unary::{KeptMessage, MessageStatus, ReceiveOptions, Sent, SettleOutcome, StatusQuery};

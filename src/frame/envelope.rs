@@ -3,6 +3,8 @@
 //! Owns what a message may say and the proof that bytes are an archive of it. Knows nothing of bodies, stores or protocols.
 //! Start at [`Draft`] (or [`Fields`], where nothing is owned) and [`Envelope`]; the layout is in [`super::archive`].
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use rkyv::rancor;
 use thiserror::Error;
@@ -255,6 +257,28 @@ impl Envelope {
         &self.0
     }
 
+    /// Where the id's text stands in the archive.
+    pub(super) fn id_span(&self) -> Range<usize> {
+        let id = self.id();
+        let start = id.as_ptr() as usize - self.0.as_ptr() as usize;
+        start..start + id.len()
+    }
+
+    /// True where nothing but the text of the ids differs, which are of one length.
+    pub(super) fn is_twin_of(&self, other: &Self, id: &Range<usize>) -> bool {
+        let (mine, others) = (&self.0[..], &other.0[..]);
+        mine.len() == others.len()
+            && mine[..id.start] == others[..id.start]
+            && mine[id.end..] == others[id.end..]
+            && self.id_span() == *id
+    }
+
+    /// Takes a copy of a validated archive in which the id's text was replaced by another of the same length that is within
+    /// the grammar of message ids. Texts of an archive never overlap (rkyv refuses that), so all others are as they were.
+    pub(super) const fn from_twin(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
     /// The same envelope in a buffer of its own, so that it does not pin a larger one.
     pub fn compact(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
@@ -263,8 +287,9 @@ impl Envelope {
     #[allow(unsafe_code)]
     fn get(&self) -> &ArchivedEnvelopeV1 {
         // SAFETY: either `archive::write` serialized exactly these bytes from such a value, or `rkyv::access` went over exactly
-        // these bytes, which checks positions, lengths and UTF-8 of the whole archive; `Bytes` never changes afterwards, and the
-        // archive has alignment 1 (asserted in `archive`).
+        // these bytes, which checks positions, lengths and UTF-8 of the whole archive, or, `from_twin`, over bytes that differ from
+        // them only in the text of the id, ASCII both times and of one length; `Bytes` never changes afterwards, and the archive has
+        // alignment 1 (asserted in `archive`).
         unsafe { rkyv::access_unchecked::<ArchivedEnvelopeV1>(&self.0) }
     }
 

@@ -214,6 +214,7 @@ impl FromStr for TrackingId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::grammar::is_message_id;
 
     #[test]
     fn agent_ids_follow_the_grammar() {
@@ -247,6 +248,16 @@ mod tests {
         assert!(MessageId::new("msg:1").is_ok());
         assert_eq!(MessageId::new("a/b"), Err(IdError::MessageCharacter('/')));
         assert!(matches!(MessageId::new("x".repeat(129)), Err(IdError::TooLong { .. })));
+    }
+
+    #[test]
+    fn both_checks_of_message_ids_agree_on_every_byte() {
+        for byte in 0..=u8::MAX {
+            let text = [b'a', byte];
+            let known = std::str::from_utf8(&text).is_ok_and(|text| MessageId::new(text).is_ok());
+            assert_eq!(is_message_id(&text), known, "{byte:#04x}");
+        }
+        assert!(!is_message_id(b"") && !is_message_id(&[b'a'; 129]) && is_message_id(&[b'a'; 128]));
     }
 
     #[test]

@@ -147,6 +147,18 @@ pub struct Stamp {
 pub struct Flags(u8);
 
 impl Flags {
+    /// All bits that have a meaning.
+    pub(super) const KNOWN: u8 = FLAGS_KNOWN;
+
+    pub(super) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// From bits that were checked to be known.
+    pub(super) const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
     /// The message may have been delivered before.
     pub const fn is_redelivered(self) -> bool {
         self.0 & FLAG_REDELIVERED != 0

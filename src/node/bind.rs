@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
 };
 
 use tokio::net::TcpListener;
 
 use super::{
-    config::{Config, Listen},
+    config::{Config, Listen, Quic},
     failure::{Exit, Failure},
 };
 
@@ -17,6 +17,8 @@ use super::{
 pub(super) struct Sockets {
     pub http: Option<TcpListener>,
     pub grpc: Option<TcpListener>,
+    pub grpc_tls: Option<TcpListener>,
+    pub quic: Option<UdpSocket>,
 }
 
 impl Sockets {
@@ -25,6 +27,8 @@ impl Sockets {
         Ok(Self {
             http: bind("http", &config.http.listen, must_be_local).await?,
             grpc: bind("grpc", &config.grpc.listen, must_be_local).await?,
+            grpc_tls: bind("grpc-tls", &config.grpc.tls_listen, must_be_local).await?,
+            quic: bind_quic(&config.quic, must_be_local).await?,
         })
     }
 }
@@ -39,18 +43,39 @@ async fn bind(name: &str, listen: &Listen, must_be_local: bool) -> Result<Option
     };
     let listener = bound.map_err(|error| refused(name, listen, &error))?;
     let address = listener.local_addr().map_err(|error| refused(name, listen, &error))?;
-    // The settings were checked by name; what the name means is known only now.
-    if must_be_local && !address.ip().to_canonical().is_loopback() {
-        let cause = format!("{host} is {}, which other machines can reach", address.ip());
-        let fix = "listen on 127.0.0.1, or spell out --insecure on a network that you trust";
-        return Err(Failure::new(
-            Exit::Config,
-            format!("cannot listen on {listen} ({name})"),
-            cause,
-            fix,
-        ));
-    }
+    check_local(name, listen, address, must_be_local)?;
     Ok(Some(listener))
+}
+
+/// QUIC's UDP socket, with the large buffers that its windows need.
+async fn bind_quic(quic: &Quic, must_be_local: bool) -> Result<Option<UdpSocket>, Failure> {
+    let (name, listen) = ("quic", &quic.listen);
+    let Listen::At { host, port } = listen else {
+        return Ok(None);
+    };
+    let failed = |error: io::Error| refused(name, listen, &error);
+    let address = match host.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, *port),
+        Err(_) => {
+            let mut found = tokio::net::lookup_host((host.as_str(), *port)).await.map_err(failed)?;
+            found
+                .next()
+                .ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?
+        }
+    };
+    check_local(name, listen, address, must_be_local)?;
+    quic.settings.link.bind(address).map(Some).map_err(failed)
+}
+
+/// The settings were checked by name; what the name means is known only now.
+fn check_local(name: &str, listen: &Listen, address: SocketAddr, must_be_local: bool) -> Result<(), Failure> {
+    if must_be_local && !address.ip().to_canonical().is_loopback() {
+        let cause = format!("{listen} is {}, which other machines can reach", address.ip());
+        let fix = "listen on 127.0.0.1, or spell out --insecure on a network that you trust";
+        let what = format!("cannot listen on {listen} ({name})");
+        return Err(Failure::new(Exit::Config, what, cause, fix));
+    }
+    Ok(())
 }
 
 fn refused(name: &str, listen: &Listen, error: &io::Error) -> Failure {

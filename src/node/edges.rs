@@ -1,6 +1,11 @@
 //! Starts every edge on its listener and ends them in order. One task an edge; an edge that ends by itself ends the node.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::Router;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
@@ -10,19 +15,30 @@ use super::{
     bind::Sockets,
     config::Config,
     failure::{Exit, Failure},
-    protocols::{EdgeCounters, Served},
+    protocols::{Addresses, EdgeCounters, Served},
     telemetry::metrics::{Metrics, Readings},
 };
 use crate::{
-    edge::{auth::DevelopmentMode, grpc, http, origin::Origins, webhook, websocket},
+    edge::{
+        auth::DevelopmentMode,
+        grpc, http,
+        origin::Origins,
+        quic,
+        stream::Calls,
+        tls::{Fingerprint, Material, TlsError},
+        webhook, websocket,
+    },
     router::{Fabric, surface::Protocol},
 };
+
+/// Streams of calls that QUIC connections opened and gRPC has not taken: beyond it they wait.
+const CALLS_MAX: usize = 64;
 
 /// The running edges.
 #[derive(Debug)]
 pub(super) struct Edges {
-    http: Option<SocketAddr>,
-    grpc: Option<SocketAddr>,
+    addresses: Addresses,
+    tls: Option<Material>,
     stop: Stop,
     tasks: JoinSet<()>,
     failures: mpsc::Receiver<Failure>,
@@ -40,7 +56,12 @@ struct Starter<'a> {
 
 impl Edges {
     pub fn start(config: &Config, fabric: &Fabric, sockets: Sockets) -> Result<Self, Failure> {
-        let (http, grpc) = (address(sockets.http.as_ref())?, address(sockets.grpc.as_ref())?);
+        let addresses =
+            addresses(&sockets).map_err(|error| Failure::new(Exit::Io, "a listener has no address", error, ""))?;
+        let tls = match addresses.grpc_tls.or(addresses.quic) {
+            Some(_) => Some(material(config)?),
+            None => None,
+        };
         let (failed, failures) = mpsc::channel(1);
         let mut starter = Starter {
             config,
@@ -50,18 +71,33 @@ impl Edges {
             tasks: JoinSet::new(),
             failed,
         };
-        let served = Served::new(config, fabric, &starter.counters, http, grpc);
+        let served = Served::new(config, fabric, &starter.counters, &addresses);
         let protocols = served.protocols().into();
         if let Some(listener) = sockets.http {
             starter.http(listener, served)?;
         }
-        if let Some(listener) = sockets.grpc {
-            starter.grpc(listener, protocols);
+        let (calls, carried) = mpsc::channel(CALLS_MAX);
+        let tls_of = |what, protocols: &[&[u8]]| match &tls {
+            Some(tls) => tls.server(protocols).map_err(|error| tls_failure(what, &error)),
+            None => unreachable!("the certificate is loaded wherever a listener needs it"),
+        };
+        let grpc_tls = match sockets.grpc_tls {
+            Some(listener) => Some((listener, tls_of("gRPC", &[b"h2"])?)),
+            None => None,
+        };
+        let listeners = grpc::Listeners {
+            plain: sockets.grpc,
+            tls: grpc_tls,
+            carried: Some(carried),
+        };
+        starter.grpc(listeners, protocols);
+        if let Some(socket) = sockets.quic {
+            starter.quic(socket, tls_of("QUIC", &[])?, calls);
         }
         starter.webhook();
         Ok(Self {
-            http,
-            grpc,
+            addresses,
+            tls,
             stop: starter.stop,
             tasks: starter.tasks,
             failures,
@@ -70,20 +106,38 @@ impl Edges {
 
     /// The listeners that are on, by the names of their flags.
     pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-        [("http", self.http), ("grpc", self.grpc)]
+        let Addresses {
+            http,
+            grpc,
+            grpc_tls,
+            quic,
+        } = self.addresses;
+        [("http", http), ("grpc", grpc), ("grpc-tls", grpc_tls), ("quic", quic)]
             .into_iter()
             .filter_map(|(name, address)| Some((name, address?)))
+    }
+
+    /// The certificate's fingerprint, where a listener shows one.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.tls.as_ref().map(|tls| tls.fingerprint)
     }
 
     /// The first three things to try, for whoever sits at a terminal.
     pub fn first_steps(&self) -> String {
         let mut steps = String::from("try, in another terminal:\n");
-        if let Some(http) = self.http {
+        if let Some(http) = self.addresses.http {
             steps.push_str(&format!("  curl http://{http}/health\n"));
         }
-        if let Some(grpc) = self.grpc {
+        if let Some(grpc) = self.addresses.grpc {
             steps.push_str(&format!("  weft --server grpc://{grpc} send --from alice bob hello\n"));
             steps.push_str(&format!("  weft --server grpc://{grpc} recv bob\n"));
+        }
+        if let (Some(quic), Some(tls)) = (self.addresses.quic, &self.tls) {
+            let trust = match &tls.own_file {
+                Some(file) => format!("--tls-ca {}", file.display()),
+                None => format!("--tls-pin {}", tls.fingerprint),
+            };
+            steps.push_str(&format!("  weft --server weft://{quic} {trust} recv bob\n"));
         }
         steps
     }
@@ -107,9 +161,27 @@ impl Edges {
     }
 }
 
-fn address(listener: Option<&TcpListener>) -> Result<Option<SocketAddr>, Failure> {
-    let address = listener.map(TcpListener::local_addr).transpose();
-    address.map_err(|error| Failure::new(Exit::Io, "a listener has no address", error, ""))
+fn addresses(sockets: &Sockets) -> io::Result<Addresses> {
+    let tcp = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
+    Ok(Addresses {
+        http: tcp(&sockets.http)?,
+        grpc: tcp(&sockets.grpc)?,
+        grpc_tls: tcp(&sockets.grpc_tls)?,
+        quic: sockets.quic.as_ref().map(UdpSocket::local_addr).transpose()?,
+    })
+}
+
+/// The certificate: given, or the node's own.
+fn material(config: &Config) -> Result<Material, Failure> {
+    let folder = (!config.node.memory).then_some(&*config.node.data_dir);
+    let material = Material::load(&config.tls, folder).map_err(|error| tls_failure("TLS", &error))?;
+    tracing::info!(fingerprint = %material.fingerprint, "certificate");
+    Ok(material)
+}
+
+fn tls_failure(what: &str, error: &TlsError) -> Failure {
+    let fix = "name a certificate and its key with tls.certificate_file and tls.key_file, or neither for one of the node's own";
+    Failure::new(Exit::Config, format!("{what} has no usable certificate"), error, fix)
 }
 
 impl Starter<'_> {
@@ -162,7 +234,27 @@ impl Starter<'_> {
         }])
     }
 
-    fn grpc(&mut self, listener: TcpListener, protocols: Arc<[Protocol]>) {
+    fn quic(&mut self, socket: UdpSocket, tls: Arc<rustls::ServerConfig>, calls: mpsc::Sender<Calls>) {
+        let door = quic::Door {
+            fabric: self.fabric.clone(),
+            authenticator: Arc::new(DevelopmentMode),
+            counters: Arc::clone(&self.counters.quic),
+            calls: Some(calls),
+        };
+        let (settings, stop) = (self.config.quic.settings.clone(), self.stop.clone());
+        let (patience, failed) = (self.config.node.drain_timeout(), self.failed.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = quic::serve(socket, tls, door, settings, stop, patience).await {
+                let fix = "check tls.certificate_file and tls.key_file, or switch it off with --quic-listen off";
+                let failure = Failure::new(Exit::Config, "the QUIC edge ended", error, fix);
+                // Full: another failure ends the node already.
+                let _second = failed.try_send(failure);
+            }
+        });
+    }
+
+    /// gRPC on its own listeners, and for the calls that QUIC connections carry.
+    fn grpc(&mut self, listeners: grpc::Listeners, protocols: Arc<[Protocol]>) {
         let door = grpc::Door {
             fabric: self.fabric.clone(),
             authenticator: Arc::new(DevelopmentMode),
@@ -172,7 +264,7 @@ impl Starter<'_> {
         let (settings, stop) = (self.config.grpc.settings.clone(), self.stop.clone());
         let (patience, failed) = (self.config.node.drain_timeout(), self.failed.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = grpc::serve(listener, door, settings, stop, patience).await {
+            if let Err(error) = grpc::serve_on(listeners, door, settings, stop, patience).await {
                 let failure = Failure::new(Exit::Software, "the gRPC edge ended", error, "restart the node");
                 // Full: another failure ends the node already.
                 let _second = failed.try_send(failure);

@@ -97,7 +97,10 @@ fn announce(config: &Config, edges: &Edges) {
         .listeners()
         .map(|(name, address)| format!("{name}={address}"))
         .collect();
-    let line = format!("weft ready {}", listeners.join(" "));
+    let certificate = edges
+        .fingerprint()
+        .map(|fingerprint| format!(" certificate={fingerprint}"));
+    let line = format!("weft ready {}{}", listeners.join(" "), certificate.unwrap_or_default());
     let mut stdout = io::stdout().lock();
     // Nobody reads it: the node serves regardless.
     let _unread = writeln!(stdout, "{}", line.trim_end()).and_then(|()| stdout.flush());

@@ -17,44 +17,47 @@ pub(super) struct EdgeCounters {
     pub http: Arc<Counters>,
     pub websocket: Arc<Counters>,
     pub grpc: Arc<Counters>,
+    pub quic: Arc<Counters>,
     pub webhook: Arc<Counters>,
 }
 
 impl EdgeCounters {
-    pub fn all(&self) -> [(Protocol, &Counters); 4] {
+    pub fn all(&self) -> [(Protocol, &Counters); 5] {
         [
             (Protocol::Http, &self.http),
             (Protocol::WebSocket, &self.websocket),
             (Protocol::Grpc, &self.grpc),
+            (Protocol::Quic, &self.quic),
             (Protocol::Webhook, &self.webhook),
         ]
     }
+}
+
+/// Where a node listens; `None` where it does not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Addresses {
+    pub http: Option<SocketAddr>,
+    pub grpc: Option<SocketAddr>,
+    pub grpc_tls: Option<SocketAddr>,
+    pub quic: Option<SocketAddr>,
 }
 
 /// The protocols of this node.
 pub(super) struct Served {
     fabric: Fabric,
     counters: EdgeCounters,
-    http: Option<SocketAddr>,
-    grpc: Option<SocketAddr>,
+    addresses: Addresses,
     websocket: bool,
     websocket_compression: bool,
     message_bytes_max: usize,
 }
 
 impl Served {
-    pub fn new(
-        config: &Config,
-        fabric: &Fabric,
-        counters: &EdgeCounters,
-        http: Option<SocketAddr>,
-        grpc: Option<SocketAddr>,
-    ) -> Self {
+    pub fn new(config: &Config, fabric: &Fabric, counters: &EdgeCounters, addresses: &Addresses) -> Self {
         Self {
             fabric: fabric.clone(),
             counters: counters.clone(),
-            http,
-            grpc,
+            addresses: *addresses,
             websocket: config.websocket.enabled,
             websocket_compression: config.websocket.settings.compression,
             message_bytes_max: config.router.message_bytes_max,
@@ -64,9 +67,13 @@ impl Served {
     /// Those that this node serves.
     pub fn protocols(&self) -> Vec<Protocol> {
         let served = [
-            (Protocol::Http, self.http.is_some()),
-            (Protocol::WebSocket, self.http.is_some() && self.websocket),
-            (Protocol::Grpc, self.grpc.is_some()),
+            (Protocol::Http, self.addresses.http.is_some()),
+            (Protocol::WebSocket, self.addresses.http.is_some() && self.websocket),
+            (
+                Protocol::Grpc,
+                self.addresses.grpc.or(self.addresses.grpc_tls).is_some(),
+            ),
+            (Protocol::Quic, self.addresses.quic.is_some()),
         ];
         served
             .into_iter()
@@ -81,7 +88,7 @@ impl Served {
             (Some(_), None) => Health::Healthy,
             (Some(_), Some(missing)) => Health::Unhealthy(missing),
         };
-        let exists = matches!(protocol, Protocol::Http | Protocol::WebSocket | Protocol::Grpc);
+        let exists = protocol != Protocol::Mqtt;
         let counters = self.counters.all().into_iter().find(|(known, _)| *known == protocol);
         ProtocolView {
             name: protocol.name().into(),
@@ -89,8 +96,11 @@ impl Served {
             version: version.into(),
             endpoint,
             capabilities: Capabilities {
-                // No listener has TLS yet.
-                encryption: false,
+                encryption: match protocol {
+                    Protocol::Quic => true,
+                    Protocol::Grpc => self.addresses.grpc_tls.is_some(),
+                    _ => false,
+                },
                 compression: exists && (protocol != Protocol::WebSocket || self.websocket_compression),
                 streaming: exists,
                 qos_levels: if exists { vec![0, 1, 2] } else { Vec::new() },
@@ -104,25 +114,28 @@ impl Served {
 impl fmt::Debug for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Served")
-            .field("http", &self.http)
-            .field("grpc", &self.grpc)
+            .field("http", &self.addresses.http)
+            .field("grpc", &self.addresses.grpc)
             .finish_non_exhaustive()
     }
 }
 
 impl Protocols for Served {
     fn list(&self) -> Vec<ProtocolView> {
-        let http = self.http.map(|address| format!("http://{address}"));
+        let http = self.addresses.http.map(|address| format!("http://{address}"));
         let websocket = self
+            .addresses
             .http
             .filter(|_| self.websocket)
             .map(|address| format!("ws://{address}/ws"));
-        let grpc = self.grpc.map(|address| format!("grpc://{address}"));
+        let plain = self.addresses.grpc.map(|address| format!("grpc://{address}"));
+        let grpc = plain.or(self.addresses.grpc_tls.map(|address| format!("grpcs://{address}")));
+        let quic = self.addresses.quic.map(|address| format!("weft://{address}"));
         vec![
             self.view(Protocol::Http, "1.1, 2", http),
             self.view(Protocol::WebSocket, "13", websocket),
             self.view(Protocol::Grpc, "weft.v1", grpc),
-            self.view(Protocol::Quic, "", None),
+            self.view(Protocol::Quic, "weft/1", quic),
             self.view(Protocol::Mqtt, "", None),
         ]
     }

@@ -75,6 +75,22 @@ struct Gathered {
 }
 
 impl Publisher {
+    /// Another sending half of the same stream: its answers come out with this one's, under the same bound. Order holds within
+    /// each half.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            fabric: self.fabric.clone(),
+            principal: self.principal.clone(),
+            sink: self.sink.clone(),
+            frames_max: self.frames_max,
+            bytes_max: self.bytes_max,
+            taken: VecDeque::new(),
+            gathered: VecDeque::new(),
+            leaving: None,
+        }
+    }
+
     /// Takes frames in, drained from `batch`. Waits while the node's workers or this stream's unanswered messages are at their
     /// bound: that is the edge's back-pressure. A tag of `None` wants no answer (QoS 0).
     ///

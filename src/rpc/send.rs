@@ -46,6 +46,22 @@ impl PartialEq for Parcel {
 }
 
 impl Parcel {
+    /// The message, decoded where it is not yet.
+    pub fn into_message(self) -> Result<v1::Message, DecodeError> {
+        match self {
+            Self::Message(message) => Ok(message),
+            Self::Encoded(bytes) => v1::Message::decode(bytes),
+        }
+    }
+
+    /// Bytes of the body, or, where that is not known yet, of all of it.
+    pub fn body_len(&self) -> usize {
+        match self {
+            Self::Message(message) => message.body.len(),
+            Self::Encoded(bytes) => bytes.len(),
+        }
+    }
+
     fn encode(&self, into: &mut impl BufMut) {
         match self {
             Self::Message(message) => encoding::message::encode(MESSAGES, message, into),

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
@@ -15,10 +16,17 @@ use super::{
     shared::{Shared, settler},
 };
 use crate::{
-    client::{Client, Delivery, Error, settle::Settler},
-    frame::AgentId,
+    client::{
+        Client, Delivery, Error,
+        native::{
+            self,
+            inbound::{self, Incoming},
+        },
+        settle::Settler,
+    },
+    frame::{AgentId, batch},
     rpc::{
-        self,
+        self, BATCH_MESSAGES, ITEM_MESSAGES_MAX,
         v1::{self, ServerFrame, server_frame::Frame},
     },
     time::monotonic,
@@ -61,7 +69,38 @@ struct Driver {
 
 struct Connection {
     epoch: u64,
-    inbound: Streaming<ServerFrame>,
+    inbound: Inbound,
+}
+
+/// What the connection brings, by whichever protocol.
+enum Inbound {
+    Grpc(Streaming<ServerFrame>),
+    Quic {
+        inbound: Box<inbound::Inbound>,
+        _writer: AbortOnDropHandle,
+    },
+}
+
+/// A task that ends with the connection that it writes.
+struct AbortOnDropHandle(JoinHandle<()>);
+
+impl Drop for AbortOnDropHandle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Inbound {
+    async fn next(&mut self) -> Result<Option<Incoming>, Error> {
+        match self {
+            Self::Grpc(stream) => match stream.message().await?.map(|frame| frame.frame) {
+                Some(Some(frame)) => Ok(Some(Incoming::Frame(frame))),
+                Some(None) => Err(Error::protocol("a frame is empty or of an unknown kind")),
+                None => Ok(None),
+            },
+            Self::Quic { inbound, .. } => inbound.next().await,
+        }
+    }
 }
 
 /// How a connection ended.
@@ -106,10 +145,8 @@ impl Driver {
     async fn connect(&self) -> Result<Connection, Error> {
         let epoch = self.shared.begin_epoch();
         self.shared.give_up_old(RESEND_AGE_MAX);
-        let outbound = Outbound::new(&self.shared, epoch);
-        let mut messaging = self.client.messaging();
         let opening = async {
-            let mut inbound = messaging.session(outbound).await?.into_inner();
+            let mut inbound = self.open(epoch).await?;
             let node = match self.shared.options.inbox {
                 Inbox::Open | Inbox::Closed => self.welcome(&mut inbound).await?,
                 Inbox::Unattached => String::new(),
@@ -123,9 +160,35 @@ impl Driver {
         Ok(Connection { epoch, inbound })
     }
 
-    /// The answer to the attach is the stream's first frame.
-    async fn welcome(&self, inbound: &mut Streaming<ServerFrame>) -> Result<String, Error> {
-        let frame = inbound.message().await?.and_then(|frame| frame.frame);
+    /// Opens the stream, or the connection, and sets its writer to work.
+    async fn open(&self, epoch: u64) -> Result<Inbound, Error> {
+        let Some(node) = &self.client.node else {
+            let outbound = Outbound::new(&self.shared, epoch, BATCH_MESSAGES);
+            let stream = self.client.messaging().session(outbound).await?.into_inner();
+            return Ok(Inbound::Grpc(stream));
+        };
+        let greeted = node.connect().await?;
+        let outbound = Outbound::new(&self.shared, epoch, ITEM_MESSAGES_MAX);
+        let resume = self.shared.lock().resume;
+        let writing = native::outbound::write(outbound, greeted.lanes, resume, self.client.frame_compression());
+        let writer = AbortOnDropHandle(tokio::spawn(writing));
+        let inbound = inbound::Inbound::new(greeted.connection, greeted.control).await?;
+        Ok(Inbound::Quic {
+            inbound: Box::new(inbound),
+            _writer: writer,
+        })
+    }
+
+    /// The answer to the attach is the first frame.
+    async fn welcome(&self, inbound: &mut Inbound) -> Result<String, Error> {
+        let frame = match inbound.next().await? {
+            Some(Incoming::Frame(frame)) => Some(frame),
+            Some(Incoming::Batch(_)) => return Err(Error::protocol("deliveries came before the welcome")),
+            None => None,
+        };
+        if let Inbound::Quic { inbound, .. } = inbound {
+            self.shared.lock().resume = inbound.resume;
+        }
         match frame {
             Some(Frame::Welcome(welcome)) => {
                 self.shared.lock().reply_address = welcome.reply_address.parse().ok();
@@ -176,47 +239,66 @@ impl Driver {
     async fn read(&self, connection: &mut Connection) -> End {
         let settler = settler(&self.shared, connection.epoch);
         loop {
-            let frame = match connection.inbound.message().await {
-                Ok(Some(frame)) => frame.frame,
+            let incoming = match connection.inbound.next().await {
+                Ok(Some(incoming)) => incoming,
                 Ok(None) if self.shared.is_closing() => {
                     return End::Closed {
                         reason: "its owner closed it".into(),
                     };
                 }
                 Ok(None) => return lost("the server ended the stream"),
-                Err(status) => return end_of(Error::from(status)),
+                Err(error) => return end_of(error),
             };
-            if let Some(end) = self.handle(frame, &settler, connection.epoch).await {
+            let end = match incoming {
+                Incoming::Frame(frame) => self.handle(frame, &settler, connection.epoch).await,
+                Incoming::Batch(batch) => self.unpack(batch, &settler, connection.epoch).await.err(),
+            };
+            if let Some(end) = end {
                 return end;
             }
         }
     }
 
-    async fn handle(&self, frame: Option<Frame>, settler: &Settler, epoch: u64) -> Option<End> {
+    async fn unpack(&self, mut bytes: Bytes, settler: &Settler, epoch: u64) -> Result<(), End> {
+        let mut deliveries = Vec::new();
+        let decoded = batch::decode(&mut bytes, |item| {
+            deliveries.push(Delivery::of_item(item, settler.clone()))
+        });
+        decoded.map_err(|error| End::Closed {
+            reason: Error::protocol(error.to_string()).to_string(),
+        })?;
+        self.shared.counters.received(deliveries.len());
+        for delivery in deliveries {
+            self.take(delivery, epoch).await?;
+        }
+        Ok(())
+    }
+
+    async fn handle(&self, frame: Frame, settler: &Settler, epoch: u64) -> Option<End> {
         match frame {
-            Some(Frame::Deliveries(batch)) => self.deliver(batch.deliveries, settler, epoch).await.err(),
-            Some(Frame::Receipts(receipts)) => {
+            Frame::Deliveries(batch) => self.deliver(batch.deliveries, settler, epoch).await.err(),
+            Frame::Receipts(receipts) => {
                 self.shared.answer(receipts.receipts);
                 None
             }
-            Some(Frame::Settled(settled)) => {
+            Frame::Settled(settled) => {
                 self.shared.settled(settled);
                 None
             }
-            Some(Frame::Subscribed(v1::Subscribed {
+            Frame::Subscribed(v1::Subscribed {
                 tag: RESUBSCRIBE_TAG,
                 problem,
-            })) => problem.map(|problem| end_of(problem.into())),
-            Some(Frame::Subscribed(subscribed)) => {
+            }) => problem.map(|problem| end_of(problem.into())),
+            Frame::Subscribed(subscribed) => {
                 self.shared.subscribed(subscribed.tag, subscribed.problem);
                 None
             }
-            Some(Frame::Goodbye(goodbye)) if goodbye.reconnect => Some(End::Lost {
+            Frame::Goodbye(goodbye) if goodbye.reconnect => Some(End::Lost {
                 cause: goodbye.reason,
                 wait: Duration::from_millis(goodbye.reconnect_after_ms),
             }),
-            Some(Frame::Goodbye(goodbye)) => Some(End::Closed { reason: goodbye.reason }),
-            Some(Frame::Welcome(_)) | None => Some(End::Closed {
+            Frame::Goodbye(goodbye) => Some(End::Closed { reason: goodbye.reason }),
+            Frame::Welcome(_) => Some(End::Closed {
                 reason: "the server sent a frame that this client does not understand; the versions may not fit".into(),
             }),
         }
@@ -228,18 +310,23 @@ impl Driver {
             let delivery = Delivery::new(delivery, settler.clone()).map_err(|error| End::Closed {
                 reason: error.to_string(),
             })?;
-            match self.shared.reply_waiter(delivery.correlation()) {
-                Some(waiter) => {
-                    if let Some(id) = delivery.delivery_id() {
-                        self.shared.try_ack(epoch, id);
-                    }
-                    // The caller may have run out of patience; then the reply has nobody left.
-                    let _ = waiter.send(delivery.into_message());
-                }
-                None => self.hand_over(delivery).await?,
-            }
+            self.take(delivery, epoch).await?;
         }
         Ok(())
+    }
+
+    async fn take(&self, delivery: Delivery, epoch: u64) -> Result<(), End> {
+        match self.shared.reply_waiter(delivery.correlation()) {
+            Some(waiter) => {
+                if let Some(id) = delivery.delivery_id() {
+                    self.shared.try_ack(epoch, id);
+                }
+                // The caller may have run out of patience; then the reply has nobody left.
+                let _ = waiter.send(delivery.into_message());
+                Ok(())
+            }
+            None => self.hand_over(delivery).await,
+        }
     }
 
     /// Waits for room, which holds back the server. Only where answers are awaited too, which come by this same reader, is

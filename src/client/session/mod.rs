@@ -26,6 +26,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
+pub(super) use outbound::Outbound;
 pub(super) use shared::Shared;
 
 use super::{Accepted, Client, Delivery, Error, Message, Received, SettleOutcome};

@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 
 use super::{
     Inbox,
-    shared::{Control, Inner, Shared, Subscribing, Unanswered, Waiter},
+    shared::{Control, Inner, Queued, Shared, Subscribing, Unanswered, Waiter},
 };
 use crate::{
     client::{
@@ -21,6 +21,7 @@ use crate::{
     },
     rpc::{
         BATCH_BYTES, BATCH_MESSAGES, ITEM_MESSAGES_MAX, Parcel, SendFrame,
+        convert::priority,
         v1::{self, client_frame::Frame},
     },
     time::monotonic,
@@ -31,7 +32,7 @@ pub(super) const RESUBSCRIBE_TAG: u64 = u64::MAX;
 
 /// The writing side of one connection.
 #[derive(Debug)]
-pub(super) struct Outbound {
+pub(in crate::client) struct Outbound {
     shared: Arc<Shared>,
     epoch: u64,
     /// Frames that go before all others.
@@ -41,11 +42,15 @@ pub(super) struct Outbound {
     resend_end: u64,
     /// A control that did not fit the frame before it.
     held: Option<Control>,
+    /// Messages that a frame takes.
+    batch_messages: usize,
+    /// Taken out of the queue and not numbered yet; kept for its memory.
+    gathered: Vec<Queued>,
 }
 
 impl Outbound {
     /// The writer of a new connection: attaches, subscribes again, sends again what is unanswered, then goes on.
-    pub(super) fn new(shared: &Arc<Shared>, epoch: u64) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, epoch: u64, batch_messages: usize) -> Self {
         let inner = shared.lock();
         let mut ready = VecDeque::new();
         if let Some(attach) = attach(shared, &inner) {
@@ -64,6 +69,8 @@ impl Outbound {
             resend_next: 0,
             resend_end: inner.next_tag,
             held: None,
+            batch_messages,
+            gathered: Vec::new(),
         }
     }
 
@@ -178,7 +185,7 @@ impl Outbound {
 
     /// What is unanswered since an earlier connection, in order; a frame ends where the tags have a gap.
     fn resend_frame(&mut self, inner: &mut Inner) -> Option<Frame> {
-        let mut batch = Batch::default();
+        let mut batch = Batch::of(self.batch_messages);
         for (tag, unanswered) in inner.unanswered.range_mut(self.resend_next..self.resend_end) {
             if batch.is_full() || batch.next_tag().is_some_and(|next| next != *tag) {
                 break;
@@ -194,10 +201,24 @@ impl Outbound {
         batch.into_frame(&self.shared)
     }
 
-    fn send_frame(&self, inner: &mut Inner) -> Option<Frame> {
-        let mut batch = Batch::default();
-        while !batch.is_full() && inner.unanswered.len() < self.shared.options.unanswered_max {
+    /// What queued up, numbered by priority: each priority's batch then has tags without gaps. Within one the order stays.
+    fn send_frame(&mut self, inner: &mut Inner) -> Option<Frame> {
+        let (mut bytes, mut durable) = (0, 0);
+        while self.gathered.len() < self.batch_messages
+            && bytes < BATCH_BYTES
+            && inner.unanswered.len() + durable < self.shared.options.unanswered_max
+        {
             let Some(queued) = self.shared.next_queued() else { break };
+            bytes += queued.message.body.len();
+            durable += usize::from(is_durable(&queued.message));
+            self.gathered.push(queued);
+        }
+        let priority = |queued: &Queued| priority(queued.message.priority).unwrap_or_default();
+        if !self.gathered.is_sorted_by_key(priority) {
+            self.gathered.sort_by_key(priority);
+        }
+        let mut batch = Batch::of(self.gathered.len());
+        for queued in self.gathered.drain(..) {
             let tag = take_tag(inner);
             if is_durable(&queued.message) {
                 let unanswered = Unanswered {
@@ -223,16 +244,25 @@ fn take_tag(inner: &mut Inner) -> u64 {
 }
 
 /// Messages that go as one frame.
-#[derive(Default)]
 struct Batch {
+    messages_max: usize,
     first_tag: u64,
     messages: Vec<v1::Message>,
     bytes: usize,
 }
 
 impl Batch {
+    fn of(messages_max: usize) -> Self {
+        Self {
+            messages_max,
+            first_tag: 0,
+            messages: Vec::new(),
+            bytes: 0,
+        }
+    }
+
     fn is_full(&self) -> bool {
-        self.messages.len() >= BATCH_MESSAGES || self.bytes >= BATCH_BYTES
+        self.messages.len() >= self.messages_max || self.bytes >= BATCH_BYTES
     }
 
     /// The tag that continues the batch; `None` while it is empty.
@@ -243,6 +273,7 @@ impl Batch {
     fn push(&mut self, tag: u64, message: v1::Message) {
         if self.messages.is_empty() {
             self.first_tag = tag;
+            self.messages.reserve(self.messages_max.min(BATCH_MESSAGES));
         }
         self.bytes += message.body.len();
         self.messages.push(message);
@@ -288,6 +319,19 @@ impl Stream for Outbound {
     type Item = v1::ClientFrame;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::ClientFrame>> {
+        self.poll_frame(cx)
+            .map(|frame| frame.map(|frame| v1::ClientFrame { frame: Some(frame) }))
+    }
+}
+
+impl Outbound {
+    /// The session that it writes for.
+    pub(in crate::client) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The next frame; `None` once all is written, or another connection took over.
+    pub(in crate::client) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         let shared = Arc::clone(&self.shared);
         let mut inner = shared.lock();
         if inner.epoch != self.epoch {
@@ -295,7 +339,7 @@ impl Stream for Outbound {
         }
         shared.writer.register(cx.waker());
         match self.next_frame(&mut inner) {
-            Some(frame) => Poll::Ready(Some(v1::ClientFrame { frame: Some(frame) })),
+            Some(frame) => Poll::Ready(Some(frame)),
             None if shared.is_closing() && inner.unanswered.is_empty() && !shared.has_queued() => Poll::Ready(None),
             None => Poll::Pending,
         }

@@ -20,6 +20,7 @@ use crate::{
         unary::outcomes,
     },
     frame::{Address, AgentId},
+    native::control::ResumeKey,
     rpc::{convert::FieldError, v1},
     time::monotonic,
 };
@@ -97,6 +98,8 @@ pub(super) struct Inner {
     pub filters: BTreeSet<String>,
     pub window: (u32, u64),
     pub reply_address: Option<Address>,
+    /// What the node knows the last connection's session by (QUIC); none before the first.
+    pub resume: ResumeKey,
     replies: HashMap<Bytes, oneshot::Sender<Received>>,
 }
 
@@ -182,7 +185,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn agent(&self) -> &AgentId {
+    pub(in crate::client) fn agent(&self) -> &AgentId {
         &self.agent
     }
 
@@ -373,7 +376,7 @@ impl Shared {
     }
 
     /// The caller who waits for this message as a reply, where one does.
-    pub(super) fn reply_waiter(&self, correlation: &Bytes) -> Option<oneshot::Sender<Received>> {
+    pub(super) fn reply_waiter(&self, correlation: &[u8]) -> Option<oneshot::Sender<Received>> {
         if self.replies_expected.load(SeqCst) == 0 || correlation.is_empty() {
             return None;
         }
@@ -383,7 +386,7 @@ impl Shared {
         waiter
     }
 
-    pub(super) fn answer(&self, receipts: Vec<v1::Receipt>) {
+    pub(in crate::client) fn answer(&self, receipts: Vec<v1::Receipt>) {
         let mut answered = Vec::with_capacity(receipts.len());
         {
             let mut inner = self.lock();

@@ -1,141 +1,184 @@
 //! Connections before HTTP/2: taken, counted, limited and held to a time for the first bytes.
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    time::{Sleep, sleep},
+    sync::mpsc,
+    task::JoinSet,
+    time::{Sleep, sleep, timeout},
 };
-use tokio_stream::Stream;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::transport::server::Connected;
 
 use super::Config;
-use crate::edge::counters::Counters;
+use crate::edge::{
+    counters::Counters,
+    gate::{Gate, Pass},
+    stream::{self as transport, Calls},
+};
 
 /// HTTP/2's connection preface (RFC 9113 §3.4) and the head of the SETTINGS frame behind it.
 const PREFACE_BYTES: usize = 24 + 9;
 /// How long to wait after a failed accept (no more file descriptors, mostly): connections that end meanwhile free some.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The connections of a listener.
+/// Connections that finished their TLS handshake and were not taken yet: beyond it they wait.
+const HANDSHAKEN_MAX: usize = 64;
+
+/// Where connections come from. Whatever is `None` is off.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub plain: Option<TcpListener>,
+    pub tls: Option<(TcpListener, Arc<ServerConfig>)>,
+    /// Streams of other protocols' connections that carry calls.
+    pub carried: Option<mpsc::Receiver<Calls>>,
+}
+
+/// The connections of all listeners.
 pub fn incoming(
-    listener: TcpListener,
+    listeners: Listeners,
     config: &Config,
     counters: Arc<Counters>,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
-    let gate = Arc::new(Gate {
-        max: config.connections_max,
-        per_address_max: config.connections_per_address_max,
-        open: Mutex::default(),
-        counters,
-    });
+    let gate = Arc::new(Gate::new(
+        config.connections_max,
+        config.connections_per_address_max,
+        Arc::clone(&counters),
+    ));
     let patience = config.handshake_timeout();
-    stream::unfold((listener, gate), move |(listener, gate)| async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    if let Some(connection) = Connection::new(stream, peer, &gate, patience) {
-                        return Some((Ok(connection), (listener, gate)));
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a gRPC connection was not accepted");
-                    sleep(ACCEPT_RETRY).await;
+    let plain = listeners
+        .plain
+        .map(|listener| tcp(listener, Arc::clone(&gate), patience).boxed());
+    let tls = listeners
+        .tls
+        .map(|(listener, config)| tls(listener, config, gate, patience).boxed());
+    let carried = listeners.carried.map(|calls| {
+        let connection = move |calls: Calls| Ok(Connection::carried(calls, Arc::clone(&counters), patience));
+        ReceiverStream::new(calls).map(connection).boxed()
+    });
+    // A source that is over must not end the others, nor the server with the last of them.
+    let sources = [plain, tls, carried]
+        .into_iter()
+        .flatten()
+        .chain([stream::pending().boxed()]);
+    stream::select_all(sources)
+}
+
+/// The connections of a TCP listener, as they come.
+async fn accept(listener: &TcpListener, gate: &Arc<Gate>) -> (TcpStream, SocketAddr, Pass) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let Some(pass) = gate.enter(peer.ip()) else { continue };
+                match stream.set_nodelay(true) {
+                    Ok(()) => return (stream, peer, pass),
+                    // The peer is gone already.
+                    Err(error) => tracing::debug!(%peer, %error, "a gRPC connection ended before it began"),
                 }
             }
+            Err(error) => {
+                tracing::warn!(%error, "a gRPC connection was not accepted");
+                sleep(ACCEPT_RETRY).await;
+            }
         }
+    }
+}
+
+fn tcp(listener: TcpListener, gate: Arc<Gate>, patience: Duration) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listener, gate), move |(listener, gate)| async move {
+        let (stream, peer, pass) = accept(&listener, &gate).await;
+        let connection = Connection::new(transport::Stream::Tcp(stream), peer, Held::Pass(pass), patience);
+        Some((Ok(connection), (listener, gate)))
     })
 }
 
-/// Who is in, by address.
-#[derive(Debug)]
-struct Gate {
-    max: usize,
-    per_address_max: usize,
-    open: Mutex<(usize, HashMap<IpAddr, usize>)>,
-    counters: Arc<Counters>,
-}
-
-impl Gate {
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Pass> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_address = open.1.get(&address).copied().unwrap_or(0);
-        if open.0 >= self.max || of_address >= self.per_address_max {
-            Counters::add(&self.counters.connections_refused, 1);
-            return None;
-        }
-        open.0 += 1;
-        open.1.insert(address, of_address + 1);
-        Counters::add(&self.counters.connections, 1);
-        Counters::add(&self.counters.connections_total, 1);
-        Some(Pass {
-            gate: Arc::clone(self),
-            address,
-        })
-    }
-
-    fn leave(&self, address: IpAddr) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.0 -= 1;
-        if let Some(of_address) = open.1.get_mut(&address) {
-            *of_address -= 1;
-            if *of_address == 0 {
-                open.1.remove(&address);
-            }
-        }
-        self.counters
-            .connections
-            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-/// A connection's place behind the gate; leaves it when dropped.
-#[derive(Debug)]
-struct Pass {
+/// Handshakes run beside each other: a slow one holds nobody up. Those under way are bounded by the gate.
+fn tls(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
     gate: Arc<Gate>,
-    address: IpAddr,
+    patience: Duration,
+) -> impl Stream<Item = io::Result<Connection>> {
+    let acceptor = TlsAcceptor::from(config);
+    let (ready, connections) = mpsc::channel(HANDSHAKEN_MAX);
+    tokio::spawn(async move {
+        let mut handshakes = JoinSet::new();
+        loop {
+            let (stream, peer, pass) = tokio::select! {
+                accepted = accept(&listener, &gate) => accepted,
+                () = ready.closed() => return,
+                Some(_ended) = handshakes.join_next() => continue,
+            };
+            let (acceptor, ready) = (acceptor.clone(), ready.clone());
+            handshakes.spawn(async move {
+                match timeout(patience, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let stream = transport::Stream::Tls(Box::new(stream));
+                        let connection = Connection::new(stream, peer, Held::Pass(pass), patience);
+                        // The server is gone: it takes no more.
+                        let _ = ready.send(Ok(connection)).await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                    Err(_late) => tracing::debug!(%peer, "a TLS handshake took too long"),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(connections)
 }
 
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.gate.leave(self.address);
+/// What a connection holds as long as it lives.
+#[derive(Debug)]
+enum Held {
+    Pass(Pass),
+    /// Another edge let it in, and counted it.
+    Counters(Arc<Counters>),
+}
+
+impl Held {
+    fn counters(&self) -> &Counters {
+        match self {
+            Self::Pass(pass) => pass.counters(),
+            Self::Counters(counters) => counters,
+        }
     }
 }
 
-/// A TCP connection that must say its preface in time.
+/// A connection that must say its preface in time.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: transport::Stream,
     peer: SocketAddr,
-    pass: Pass,
+    held: Held,
     /// Until the preface was read: how many of its bytes were, and the end of the patience.
     handshake: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, peer: SocketAddr, gate: &Arc<Gate>, patience: Duration) -> Option<Self> {
-        let pass = gate.enter(peer.ip())?;
-        if let Err(error) = stream.set_nodelay(true) {
-            // The peer is gone already.
-            tracing::debug!(%peer, %error, "a gRPC connection ended before it began");
-            return None;
-        }
-        Some(Self {
+    fn new(stream: transport::Stream, peer: SocketAddr, held: Held, patience: Duration) -> Self {
+        Self {
             stream,
             peer,
-            pass,
+            held,
             handshake: Some((0, Box::pin(sleep(patience)))),
-        })
+        }
+    }
+
+    fn carried(calls: Calls, counters: Arc<Counters>, patience: Duration) -> Self {
+        let stream = transport::Stream::Carried(calls.stream);
+        Self::new(stream, calls.peer, Held::Counters(counters), patience)
     }
 }
 
@@ -157,7 +200,7 @@ impl AsyncRead for Connection {
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
-        Counters::add(&this.pass.gate.counters.bytes_in, bytes);
+        Counters::add(&this.held.counters().bytes_in, bytes);
         if let Some((so_far, patience)) = &mut this.handshake {
             *so_far += bytes;
             if *so_far >= PREFACE_BYTES {
@@ -204,34 +247,8 @@ impl AsyncWrite for Connection {
 impl Connection {
     fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
-            Counters::add(&self.pass.gate.counters.bytes_out, *bytes);
+            Counters::add(&self.held.counters().bytes_out, *bytes);
         }
         written
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_gate_closes_at_either_bound_and_opens_when_one_leaves() {
-        let counters = Arc::new(Counters::default());
-        let gate = Arc::new(Gate {
-            max: 3,
-            per_address_max: 2,
-            open: Mutex::default(),
-            counters: Arc::clone(&counters),
-        });
-        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = gate.enter(here).unwrap();
-        let _second = gate.enter(here).unwrap();
-        assert!(gate.enter(here).is_none(), "two of one address are in");
-        let _third = gate.enter(there).unwrap();
-        assert!(gate.enter(there).is_none(), "three are in");
-        drop(first);
-        assert!(gate.enter(here).is_some());
-        assert_eq!(counters.snapshot().connections, 2);
-        assert_eq!(counters.snapshot().connections_refused, 2);
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Response, codec::CompressionEncoding, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+pub use accept::Listeners;
 pub use config::Config;
 
 use self::{identify::IdentifyLayer, poll::Polls};
@@ -89,9 +90,24 @@ impl Edge {
     }
 }
 
-/// Serves until `shutdown`; then says goodbye on every stream, lets calls end for as long as `patience` and returns.
+/// [`serve_on`] a listener without TLS.
 pub async fn serve(
     listener: TcpListener,
+    door: Door,
+    config: Config,
+    shutdown: CancellationToken,
+    patience: Duration,
+) -> Result<(), ServeError> {
+    let listeners = Listeners {
+        plain: Some(listener),
+        ..Listeners::default()
+    };
+    serve_on(listeners, door, config, shutdown, patience).await
+}
+
+/// Serves until `shutdown`; then says goodbye on every stream, lets calls end for as long as `patience` and returns.
+pub async fn serve_on(
+    listeners: Listeners,
     door: Door,
     config: Config,
     shutdown: CancellationToken,
@@ -138,7 +154,7 @@ pub async fn serve(
         .add_optional_service(reflection)
         .add_optional_service(reflection_alpha)
         .serve_with_incoming_shutdown(
-            accept::incoming(listener, &config, Arc::clone(&door.counters)),
+            accept::incoming(listeners, &config, Arc::clone(&door.counters)),
             shutdown.clone().cancelled_owned(),
         );
     let cut = async {

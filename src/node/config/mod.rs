@@ -27,7 +27,7 @@ pub use gather::{Gathered, Inputs, gather};
 pub use listen::Listen;
 
 use crate::{
-    edge::{grpc, http, webhook, websocket},
+    edge::{grpc, http, quic, tls, webhook, websocket},
     node::telemetry,
     router,
     store::embedded,
@@ -41,6 +41,7 @@ pub struct Config {
     pub http: Http,
     pub grpc: Grpc,
     pub quic: Quic,
+    pub tls: tls::Config,
     pub mqtt: Mqtt,
     pub websocket: Websocket,
     pub webhook: webhook::Config,
@@ -110,20 +111,34 @@ impl Default for Registration {
     }
 }
 
+/// A listener that is off, for each repetition of a macro.
+macro_rules! off {
+    ($which:ident) => {
+        Listen::Off
+    };
+}
+
 /// An edge's settings, with where it listens in front of them.
 macro_rules! listening {
-    ($(#[$doc:meta])* $name:ident, $default:expr $(, $settings:ty)?) => {
+    ($(#[$doc:meta])* $name:ident, $default:expr $(, $settings:ty $(, $tls:ident)?)?) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub struct $name {
             /// `host:port` (port 0 picks a free one), or `off`.
             pub listen: Listen,
-            $(#[serde(flatten)] pub settings: $settings,)?
+            $(
+                $(#[doc = concat!("The same over TLS, beside it: `host:port` or `off` (", stringify!($tls), ").")]
+                pub tls_listen: Listen,)?
+                #[serde(flatten)] pub settings: $settings,
+            )?
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { listen: $default $(, settings: <$settings>::default())? }
+                Self {
+                    listen: $default,
+                    $($(tls_listen: off!($tls),)? settings: <$settings>::default(),)?
+                }
             }
         }
     };
@@ -135,11 +150,11 @@ listening!(
 );
 listening!(
     /// gRPC.
-    Grpc, Listen::loopback(50051), grpc::Config
+    Grpc, Listen::loopback(50051), grpc::Config, tls
 );
 listening!(
-    /// QUIC for agents; not in this build yet.
-    Quic, Listen::Off
+    /// QUIC for agents: the native protocol.
+    Quic, Listen::loopback(4433), quic::Config
 );
 listening!(
     /// MQTT; not in this build yet.

@@ -7,7 +7,7 @@ use super::{
     listen::Listen,
     setting::{DEFAULT, Problem, Source},
 };
-use crate::frame::limits;
+use crate::{frame::limits, native::link};
 
 /// Most shard workers: a thread each, and no shard has two.
 const WORKERS_MAX: usize = limits::SHARDS as usize;
@@ -18,33 +18,56 @@ pub fn check(config: &Config, sources: &BTreeMap<String, Source>, problems: &mut
         let source = sources.get(key).unwrap_or(&DEFAULT);
         problems.push(Problem::new(format!("{source}: {key}"), message, fix));
     };
-    for (key, listen) in [
-        ("quic.listen", &config.quic.listen),
-        ("mqtt.listen", &config.mqtt.listen),
-    ] {
-        if *listen != Listen::Off {
-            broken(
-                key,
-                format!("is {listen}, but this protocol is not in this build yet"),
-                "use `off`",
-            );
-        }
+    if config.mqtt.listen != Listen::Off {
+        broken(
+            "mqtt.listen",
+            format!("is {}, but this protocol is not in this build yet", config.mqtt.listen),
+            "use `off`",
+        );
     }
     for (key, listen) in [
         ("http.listen", &config.http.listen),
         ("grpc.listen", &config.grpc.listen),
+        ("grpc.tls_listen", &config.grpc.tls_listen),
+        ("quic.listen", &config.quic.listen),
     ] {
         if !listen.is_local() && !config.node.insecure {
             broken(
                 key,
                 format!(
-                    "is {listen}, which other machines can reach, and this build has neither authentication nor TLS yet: \
+                    "is {listen}, which other machines can reach, and this build has no authentication yet: \
                      anybody there could send and receive in any agent's name"
                 ),
                 "listen on 127.0.0.1 and let a proxy on this machine authenticate callers and end TLS, \
                  or spell out --insecure on a network that you trust",
             );
         }
+    }
+    let link = &config.quic.settings.link;
+    if !(link::MTU_MIN..=link::MTU_MAX).contains(&link.mtu) {
+        let message = format!(
+            "is {}, but must be {} to {} bytes",
+            link.mtu,
+            link::MTU_MIN,
+            link::MTU_MAX
+        );
+        broken(
+            "quic.mtu",
+            message,
+            "1452 for the Internet, 6400 on loopback and with jumbo frames",
+        );
+    }
+    let tls = &config.tls;
+    if tls.certificate_file.as_os_str().is_empty() != tls.key_file.as_os_str().is_empty() {
+        let (key, missing) = match tls.key_file.as_os_str().is_empty() {
+            true => ("tls.certificate_file", "tls.key_file"),
+            false => ("tls.key_file", "tls.certificate_file"),
+        };
+        broken(
+            key,
+            format!("is set, but {missing} is not"),
+            "name both files, or neither",
+        );
     }
     let router = &config.router;
     if router.message_bytes_max == 0 || router.message_bytes_max > limits::BODY_BYTES_MAX {
