@@ -54,9 +54,9 @@ impl Head {
         write_hex(intended, self.intended_ns);
     }
 
-    /// The head of a body; `None` where it has none.
+    /// The head of a body; `None` where it has none. What was sent as JSON arrives as JSON where bodies are bytes: in quotes.
     pub fn read(body: &[u8]) -> Option<Self> {
-        let head = body.get(..HEAD_BYTES)?;
+        let head = body.strip_prefix(b"\"").unwrap_or(body).get(..HEAD_BYTES)?;
         let (run, rest) = head.split_at(RUN_DIGITS);
         let (producer, rest) = rest.split_at(PRODUCER_DIGITS);
         let (number, intended) = rest.split_at(NUMBER_DIGITS);
@@ -105,6 +105,8 @@ mod tests {
         assert_eq!(body.len(), 64);
         assert_eq!(&body[..HEAD_BYTES], b"beef010203123456789a0123456789ab");
         assert_eq!(Head::read(&body), Some(HEAD));
+        let quoted = [b"\"", &body[..], b"\""].concat();
+        assert_eq!(Head::read(&quoted), Some(HEAD), "a body that is JSON");
         assert_eq!(HEAD.body(1).len(), HEAD_BYTES, "a body is never shorter than its head");
     }
 

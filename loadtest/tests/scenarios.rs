@@ -26,7 +26,17 @@ static WEFT: LazyLock<PathBuf> = LazyLock::new(|| {
         other => other.expect("profiles have names"),
     };
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--package", "weft", "--bin", "weft", "--profile", name])
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "weft",
+            "--bin",
+            "weft",
+            "--profile",
+            name,
+        ])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .status();
     assert!(built.expect("cargo runs").success(), "weft is built");
@@ -53,7 +63,14 @@ async fn run(node: &Node, plan: &Plan) -> Run {
 }
 
 fn assert_all_arrived(run: &Run) {
-    assert_eq!(run.verdict(), Verdict::Clean, "{}: {:?} {:?}", run.title, run.findings, run.errors);
+    assert_eq!(
+        run.verdict(),
+        Verdict::Clean,
+        "{}: {:?} {:?}",
+        run.title,
+        run.findings,
+        run.errors
+    );
     assert_eq!(run.findings.lost, 0, "{}: {:?}", run.title, run.errors);
     assert!(run.delivered > 0, "{}", run.title);
 }
@@ -81,6 +98,19 @@ async fn every_scenario_that_moves_messages_ends_with_all_of_them_over_every_pro
             assert_all_arrived(&run);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn producers_and_consumers_may_use_different_protocols_unless_bytes_would_become_text() {
+    let node = node();
+    let mut plan = tiny(Scenario::OneToOne, Protocol::Http);
+    plan.receive_over = Protocol::Grpc;
+    plan.load = Load::Closed { in_flight: 8 };
+    assert_all_arrived(&run(&node, &plan).await);
+    plan.protocol = Protocol::Grpc;
+    plan.receive_over = Protocol::Http;
+    let refused = scenario::run(&node, &plan, &Progress::silent()).await;
+    assert!(refused.is_err_and(|error| error.contains("http or websocket")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ pub mod port;
 pub mod registry;
 mod session;
 pub mod surface;
-mod topics;
+pub mod topics;
 mod worker;
 mod workers;
 

@@ -43,7 +43,7 @@ impl Node {
 
 /// Filters and the queues behind them.
 #[derive(Debug, Default)]
-pub(super) struct Topics {
+pub struct Topics {
     root: Node,
     writer: Mutex<()>,
 }

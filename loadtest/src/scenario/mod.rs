@@ -16,7 +16,7 @@ use weft::{
 use crate::{
     driver::{Connector, Failure},
     node::Node,
-    plan::{Plan, Scenario},
+    plan::{Plan, Protocol, Scenario},
     progress::Progress,
     report::Run,
     traffic::{self, Layout},
@@ -27,6 +27,7 @@ const OFFLINE_MESSAGES_MAX: u64 = 80_000;
 
 /// Runs a plan against a node.
 pub async fn run(node: &Node, plan: &Plan, progress: &Progress) -> Result<Run, Failure> {
+    check(plan)?;
     let connector = Connector::new(node.endpoints.clone(), plan.sessions_per_connection);
     let run = match plan.scenario {
         Scenario::ConnectionStorm => sessions::storm(node, &connector, plan).await,
@@ -40,6 +41,18 @@ pub async fn run(node: &Node, plan: &Plan, progress: &Progress) -> Result<Run, F
     };
     progress.end();
     run
+}
+
+/// Bodies sent as bytes are base64 in JSON, which would be measured as well, and is not read here.
+fn check(plan: &Plan) -> Result<(), Failure> {
+    let is_json = |protocol| matches!(protocol, Protocol::Http | Protocol::Websocket);
+    if is_json(plan.receive_over) && !is_json(plan.protocol) {
+        return Err(format!(
+            "consumers over {} need producers over http or websocket",
+            plan.receive_over
+        ));
+    }
+    Ok(())
 }
 
 /// The layout of a scenario, with the groups and registrations that it needs.
