@@ -1,220 +1,117 @@
-//! Load scenarios against a weft node: throughput, latency percentiles, processor time, memory, and whether everything arrived.
-//!
-//! Speaks to the node as a user's program does, through weft's client or plain sockets, and never looks inside it.
+//! `loadtest`: load scenarios against a weft node, sweeps, comparisons. The library beside it does the work.
 //!
 //! ```text
 //! cargo build --profile ci --workspace
-//! target/ci/weft-loadtest grpc-qos0 grpc-qos1-durable --spawn target/ci/weft --json report.json
-//! target/ci/weft-loadtest idle-websockets --spawn target/ci/weft --sessions 5000
-//! target/ci/weft-loadtest grpc-qos0 --server 127.0.0.1:50051 --pid "$(pidof weft)"
+//! target/ci/loadtest run one-to-one durable --serve target/ci/weft --out report
+//! target/ci/loadtest sweep n-to-n --serve target/ci/weft --out sweep
+//! target/ci/loadtest peers --serve target/ci/weft
 //! ```
+//!
+//! Exit codes: 0, 1 where something failed, 2 where messages were lost, doubled or reordered, 3 where a comparison is worse.
 
 #![allow(clippy::print_stdout, reason = "a command-line program whose report is its output")]
 
-mod idle;
-mod pair;
-mod process;
-mod verify;
+use std::{fs, process::ExitCode};
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use clap::Parser;
+use loadtest::{
+    cli::{Cli, Command, CompareArguments, Output, RunArguments, SweepArguments, Target},
+    compare,
+    node::{Encryption, Node, Serve},
+    peers,
+    plan::Protocol,
+    progress::Progress,
+    report::{Report, Verdict, text},
+    scenario, sweep,
+};
 
-use clap::{Parser, ValueEnum};
-use serde::Serialize;
-use weft::frame::Qos;
+const FAULTY: u8 = 2;
+const WORSE: u8 = 3;
 
-use idle::Idle;
-use pair::{Outcome, Plan};
-use process::Node;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Scenario {
-    /// One producer, one consumer, gRPC streams, fire and forget.
-    GrpcQos0,
-    /// One producer, one consumer, gRPC streams, on stable storage before the answer, acknowledged by the consumer.
-    GrpcQos1Durable,
-    /// WebSocket sessions that do nothing: memory each.
-    IdleWebsockets,
-}
-
-/// Load scenarios against a weft node.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    /// What to run, one after the other, each on a node of its own where `--spawn` is given.
-    #[arg(required = true)]
-    scenarios: Vec<Scenario>,
-    /// A `weft` binary: each scenario starts its own node with it, on free ports and an empty data folder.
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["server", "http"])]
-    spawn: Option<PathBuf>,
-    /// Folder for the data of spawned nodes; it decides what the durable scenarios measure.
-    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
-    data_parent: PathBuf,
-    /// A further argument of spawned nodes, such as `--node-arg=--config=bench.yaml`; may be given again.
-    #[arg(long = "node-arg", value_name = "ARG", allow_hyphen_values = true)]
-    node_arguments: Vec<String>,
-    /// The gRPC listener of a node that runs already.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "spawn")]
-    server: Option<String>,
-    /// The HTTP listener of a node that runs already.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "spawn")]
-    http: Option<String>,
-    /// The process of that node on this machine: its processor time and memory are then reported.
-    #[arg(long, conflicts_with = "spawn")]
-    pid: Option<u32>,
-    /// Messages under way at once [default: 2048 at QoS 0, 128 at QoS 1].
-    #[arg(long)]
-    in_flight: Option<usize>,
-    /// Messages measured, at most [default: 2,000,000 at QoS 0, 300,000 at QoS 1].
-    #[arg(long)]
-    messages: Option<u64>,
-    /// Measured seconds, at most.
-    #[arg(long, default_value_t = 15)]
-    seconds: u64,
-    /// Messages before measuring starts.
-    #[arg(long, default_value_t = 10_000)]
-    warm_up: u64,
-    #[arg(long, default_value_t = 256)]
-    body_bytes: usize,
-    /// WebSocket sessions of `idle-websockets`.
-    #[arg(long, default_value_t = 1_000)]
-    sessions: usize,
-    /// Writes the results here as JSON too.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-/// One scenario's result.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Measured {
-    Pair(Outcome),
-    Idle(Idle),
-}
-
-#[derive(Debug, Serialize)]
-struct Entry {
-    scenario: String,
-    #[serde(flatten)]
-    measured: Measured,
-}
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(&Arguments::parse()).await {
-        Ok(Verdict::Clean) => ExitCode::SUCCESS,
-        Ok(Verdict::Faulty) => ExitCode::from(2),
-        Err(error) => {
-            eprintln!("weft-loadtest: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Whether every message of every scenario arrived as promised.
-enum Verdict {
-    Clean,
-    Faulty,
-}
-
-async fn run(arguments: &Arguments) -> Result<Verdict, String> {
-    let mut entries = Vec::new();
-    for &scenario in &arguments.scenarios {
-        let entry = Entry {
-            scenario: scenario
-                .to_possible_value()
-                .map_or_else(String::new, |value| value.get_name().to_owned()),
-            measured: measure(arguments, scenario).await?,
-        };
-        show(&entry);
-        entries.push(entry);
-    }
-    if let Some(file) = &arguments.json {
-        let text = serde_json::to_string_pretty(&entries).map_err(|error| error.to_string())?;
-        fs::write(file, text).map_err(|error| format!("can't write {}: {error}", file.display()))?;
-    }
-    let clean = entries.iter().all(|entry| entry.measured.is_clean());
-    Ok(if clean { Verdict::Clean } else { Verdict::Faulty })
-}
-
-async fn measure(arguments: &Arguments, scenario: Scenario) -> Result<Measured, String> {
-    let node = match &arguments.spawn {
-        Some(binary) => Node::spawn(binary, &arguments.data_parent, &arguments.node_arguments)?,
-        None => Node::running(arguments.server.clone(), arguments.http.clone(), arguments.pid),
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(error.to_string()),
     };
-    let plan = |qos, in_flight, messages| Plan {
-        qos,
-        in_flight: arguments.in_flight.unwrap_or(in_flight).max(1),
-        messages: arguments.messages.unwrap_or(messages),
-        seconds: arguments.seconds,
-        warm_up: arguments.warm_up,
-        body_bytes: arguments.body_bytes,
-    };
-    Ok(match scenario {
-        Scenario::GrpcQos0 => Measured::Pair(pair::run(&node, plan(Qos::AtMostOnce, 2_048, 2_000_000)).await?),
-        Scenario::GrpcQos1Durable => Measured::Pair(pair::run(&node, plan(Qos::AtLeastOnce, 128, 300_000)).await?),
-        Scenario::IdleWebsockets => Measured::Idle(idle::run(&node, arguments.sessions).await?),
+    outcome.unwrap_or_else(|error| {
+        eprintln!("loadtest: {error}");
+        ExitCode::FAILURE
     })
 }
 
-impl Measured {
-    /// At QoS 0 loss is allowed, though it is shown.
-    fn is_clean(&self) -> bool {
-        match self {
-            Self::Pair(outcome) => {
-                let mut findings = outcome.findings;
-                if outcome.plan.qos == Qos::AtMostOnce {
-                    findings.lost = 0;
-                }
-                findings.is_clean() && outcome.failed_sends == 0 && outcome.failed_acks == 0 && outcome.measured > 0
-            }
-            Self::Idle(idle) => idle.lost == 0,
-        }
+async fn run(cli: Cli) -> Result<ExitCode, String> {
+    match cli.command {
+        Command::Run(arguments) => scenarios(&arguments).await,
+        Command::Sweep(arguments) => sweeping(&arguments).await,
+        Command::Compare(arguments) => comparing(&arguments),
+        Command::Peers(arguments) => peers::run(&arguments).await,
+        Command::Limit(arguments) => peers::limits::serve(&arguments).await,
     }
 }
 
-fn show(entry: &Entry) {
-    println!("{}", entry.scenario);
-    let row = |name: &str, value: String| println!("  {name:<28} {value}");
-    match &entry.measured {
-        Measured::Pair(outcome) => {
-            row("messages/s", format!("{:.0}", outcome.messages_per_second));
-            row("measured", format!("{} in {:.2} s", outcome.measured, outcome.seconds));
-            row("in flight", outcome.plan.in_flight.to_string());
-            row("delivery p50/p99/p99.9 us", percentiles(&outcome.delivery));
-            if let Some(answer) = &outcome.answer {
-                row("answer p50/p99/p99.9 us", percentiles(answer));
-            }
-            if let Some(cpu) = outcome.server_cpu_s_per_million {
-                row("server CPU s/M", format!("{cpu:.2}"));
-            }
-            let findings = outcome.findings;
-            row(
-                "lost/doubled/reordered",
-                format!("{}/{}/{}", findings.lost, findings.doubled, findings.reordered),
-            );
-            if findings.foreign + outcome.failed_sends + outcome.failed_acks > 0 {
-                let failed = (findings.foreign, outcome.failed_sends, outcome.failed_acks);
-                row(
-                    "foreign/failed sends/acks",
-                    format!("{}/{}/{}", failed.0, failed.1, failed.2),
-                );
-            }
-        }
-        Measured::Idle(idle) => {
-            row("sessions", idle.sessions.to_string());
-            row("server bytes/session", format!("{:.0}", idle.bytes_per_session));
-            row(
-                "server RSS before/after",
-                format!("{}/{}", idle.rss_bytes_before, idle.rss_bytes_after),
-            );
-            row("lost", idle.lost.to_string());
-        }
+async fn scenarios(arguments: &RunArguments) -> Result<ExitCode, String> {
+    let mut report = Report::new(Vec::new());
+    for scenario in &arguments.scenarios {
+        let plan = arguments.shape.plan(*scenario);
+        let node = node_of(&arguments.target, [plan.protocol, plan.receive_over])?;
+        report.lifted = node.lifted();
+        let run = scenario::run(&node, &plan, &Progress::new(&plan.title())).await?;
+        println!("{}", text::run(&run));
+        report.runs.push(run);
     }
+    finish(&report, &arguments.output)
 }
 
-fn percentiles(latency: &pair::Latency) -> String {
-    format!(
-        "{:.0}/{:.0}/{:.0} (max {:.0})",
-        latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us
-    )
+async fn sweeping(arguments: &SweepArguments) -> Result<ExitCode, String> {
+    let plan = arguments.shape.plan(arguments.scenario);
+    let node = node_of(&arguments.target, [plan.protocol, plan.receive_over])?;
+    let mut report = Report::new(node.lifted());
+    let shares: Vec<f64> = arguments.shares.iter().map(|percent| percent / 100.0).collect();
+    report.runs = sweep::run(&node, &plan, &shares).await?;
+    println!("{}\n{}", plan.title(), sweep::table(&report.runs));
+    finish(&report, &arguments.output)
+}
+
+fn comparing(arguments: &CompareArguments) -> Result<ExitCode, String> {
+    let reports = (Report::read(&arguments.before)?, Report::read(&arguments.after)?);
+    let comparison = compare::compare(&reports.0, &reports.1, arguments.tolerance / 100.0);
+    println!("{}", comparison.text());
+    Ok(if comparison.has_worse() {
+        ExitCode::from(WORSE)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn node_of(target: &Target, protocols: [Protocol; 2]) -> Result<Node, String> {
+    let Some(binary) = &target.serve else {
+        let read = |file| fs::read(file).map_err(|error| format!("{}: {error}", std::path::Path::display(file)));
+        let ca = target.ca.as_deref().map(read).transpose()?;
+        return Node::at(&target.url, ca, target.pid);
+    };
+    Node::serve(&Serve {
+        data_parent: target.data_parent.clone(),
+        arguments: target.node_arguments.clone(),
+        variables: target.node_variables.clone(),
+        protocol: if protocols.contains(&Protocol::Quic) {
+            Protocol::Quic
+        } else {
+            protocols[0]
+        },
+        encryption: if target.tls { Encryption::Tls } else { Encryption::Plain },
+        ..Serve::new(binary)
+    })
+}
+
+fn finish(report: &Report, output: &Output) -> Result<ExitCode, String> {
+    if let Some(folder) = &output.out {
+        report.write(folder)?;
+        println!("{}", folder.join("report.html").display());
+    }
+    Ok(match report.verdict() {
+        Verdict::Clean => ExitCode::SUCCESS,
+        Verdict::Faulty => ExitCode::from(FAULTY),
+    })
 }

@@ -23,7 +23,7 @@ mod session;
 mod settling;
 mod subscriptions;
 pub mod surface;
-mod topics;
+pub mod topics;
 mod worker;
 mod workers;
 

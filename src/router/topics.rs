@@ -46,7 +46,7 @@ impl Node {
 
 /// Filters and the queues behind them.
 #[derive(Debug, Default)]
-pub(super) struct Topics {
+pub struct Topics {
     root: Node,
     writer: Mutex<()>,
 }
