@@ -21,7 +21,7 @@ use super::{
     layout::{DATA_AT, Fault, GROUP_ALIGN, GROUP_HEAD_BYTES, Group, HEADER_BYTES, HEADERS_AT, Header},
     random_u64,
     record::{Change, Record},
-    segments::{FreeFile, Segment, Segments, write_header},
+    segments::{FreeFile, LogFile, Segment, Segments, write_header},
 };
 use crate::{
     frame::{Address, ShardId, limits::SHARDS, record::ShardImage},
@@ -100,20 +100,22 @@ pub(super) fn recover(disk: &dyn Disk, sizes: Sizes, expect: Expect) -> Result<R
     for file in survey.held.into_values() {
         segments.add_free(file.into_free());
     }
-    for blank in survey.blank {
+    for (slot, file) in survey.blank {
         // A file whose making was cut short may be shorter than it should be.
-        match blank.file.bytes() {
-            Ok(bytes) if bytes == u64::from(newest.segment_bytes) => segments.add_free(blank),
-            _ => disk
-                .remove(blank.slot)
-                .map_err(|error| io_error(disk, blank.slot, error))?,
+        match file.bytes() {
+            Ok(bytes) if bytes == u64::from(newest.segment_bytes) => segments.add_free(FreeFile {
+                file: Arc::new(LogFile::new(slot, file, newest.segment_bytes)),
+                next_header: 0,
+                held: None,
+            }),
+            _ => disk.remove(slot).map_err(|error| io_error(disk, slot, error))?,
         }
     }
     let mut replay = Replay::new(Books::all());
     let tail = read_generations(disk, counting, &newest, &mut replay, &mut segments)?;
-    let durable = tail.segment.file.sync();
+    let durable = tail.segment.file.own_handle().sync();
     durable.map_err(|error| io_error(disk, tail.segment.slot, error))?;
-    tail.segment.raise_durable(tail.end);
+    tail.segment.reach(tail.end).note_durable();
     Ok(Recovered {
         index: replay.index,
         books: replay.books,
@@ -139,9 +141,8 @@ fn damaged(disk: &dyn Disk, slot: u32, offset: u64, what: impl Into<String>) -> 
 
 /// The first generation of a new log. Half-made files of an earlier attempt are dropped.
 fn begin(disk: &dyn Disk, sizes: Sizes, survey: Survey) -> Result<Recovered, RecoverError> {
-    for blank in survey.blank {
-        disk.remove(blank.slot)
-            .map_err(|error| io_error(disk, blank.slot, error))?;
+    for (slot, _) in survey.blank {
+        disk.remove(slot).map_err(|error| io_error(disk, slot, error))?;
     }
     let segment_bytes = sizes.segment_bytes;
     let mut segments = Segments::new(segment_bytes, sizes.segments_max(segment_bytes), survey.next_slot);
@@ -158,9 +159,9 @@ fn begin(disk: &dyn Disk, sizes: Sizes, survey: Survey) -> Result<Recovered, Rec
         chain: 0,
         salt: random_u64(),
     };
-    let written = write_header(&file, &header).and_then(|()| file.file.sync());
-    written.map_err(|error| io_error(disk, file.slot, error))?;
-    let segment = Arc::new(Segment::new(header, file.slot, file.next_header, file.file));
+    let written = write_header(&file, &header).and_then(|()| file.file.own_handle().sync());
+    written.map_err(|error| io_error(disk, file.file.slot, error))?;
+    let segment = Arc::new(Segment::new(header, file.next_header, file.file));
     segments.add_used(Arc::clone(&segment));
     let tail = Tail {
         segment,
@@ -186,15 +187,16 @@ struct HeldFile {
 
 impl HeldFile {
     fn into_segment(self) -> Segment {
-        Segment::new(self.header, self.slot, self.header_no, self.file)
+        let file = LogFile::new(self.slot, self.file, self.header.segment_bytes);
+        Segment::new(self.header, self.header_no, Arc::new(file))
     }
 
     fn into_free(self) -> FreeFile {
+        let segment = self.into_segment();
         FreeFile {
-            slot: self.slot,
-            next_header: 1 - self.header_no,
-            file: Arc::clone(&self.file),
-            held: Some(Arc::new(self.into_segment())),
+            next_header: 1 - segment.header_no,
+            file: Arc::clone(&segment.file),
+            held: Some(Arc::new(segment)),
         }
     }
 }
@@ -204,7 +206,7 @@ impl HeldFile {
 struct Survey {
     held: BTreeMap<u64, HeldFile>,
     /// Files that never had a whole header.
-    blank: Vec<FreeFile>,
+    blank: Vec<(u32, Arc<dyn DiskFile>)>,
     next_slot: u32,
 }
 
@@ -228,12 +230,7 @@ impl Survey {
         file.read_at(&mut start[..present], 0)
             .map_err(|error| io_error(disk, slot, error))?;
         match choose_header(&start).map_err(|(offset, what)| damaged(disk, slot, offset, what))? {
-            None => self.blank.push(FreeFile {
-                slot,
-                file,
-                next_header: 0,
-                held: None,
-            }),
+            None => self.blank.push((slot, file)),
             Some(Chosen { header, .. }) if bytes < u64::from(header.segment_bytes) => {
                 let what = format!("the file ends here, but its segment has {} bytes", header.segment_bytes);
                 return Err(damaged(disk, slot, bytes, what));
@@ -303,7 +300,9 @@ fn choose_header(start: &[u8]) -> Result<Option<Chosen>, (u64, String)> {
 /// A damaged second header is that of a generation that was about to begin, or of one that did and lost it. In the
 /// first case what the older header speaks of is still there.
 fn check_first_group(disk: &dyn Disk, held: &HeldFile) -> Result<(), RecoverError> {
-    let data = read_range(disk, held.slot, &*held.file, DATA_AT, held.header.segment_bytes)?;
+    let mut data = vec![0; (held.header.segment_bytes - DATA_AT) as usize];
+    let read = held.file.read_at(&mut data, u64::from(DATA_AT));
+    read.map_err(|error| io_error(disk, held.slot, error))?;
     match Group::parse(&data, held.header.generation, held.header.salt) {
         Ok(group) if group.chain == held.header.first_chain() => Ok(()),
         _ => {
@@ -313,10 +312,10 @@ fn check_first_group(disk: &dyn Disk, held: &HeldFile) -> Result<(), RecoverErro
     }
 }
 
-fn read_range(disk: &dyn Disk, slot: u32, file: &dyn DiskFile, from: u32, to: u32) -> Result<Vec<u8>, RecoverError> {
+fn read_range(disk: &dyn Disk, segment: &Segment, from: u32, to: u32) -> Result<Vec<u8>, RecoverError> {
     let mut data = vec![0; to.saturating_sub(from) as usize];
-    file.read_at(&mut data, u64::from(from))
-        .map_err(|error| io_error(disk, slot, error))?;
+    let read = segment.file.read_at(&mut data, u64::from(from));
+    read.map_err(|error| io_error(disk, segment.slot, error))?;
     Ok(data)
 }
 
@@ -348,7 +347,7 @@ fn read_generations(
 
 /// Reads a generation that was complete before the next began.
 fn read_whole(disk: &dyn Disk, segment: &Segment, next: &Header, replay: &mut Replay) -> Result<(), RecoverError> {
-    let data = read_range(disk, segment.slot, &*segment.file, DATA_AT, next.previous_end)?;
+    let data = read_range(disk, segment, DATA_AT, next.previous_end)?;
     let stop = replay.read(segment, &data);
     if stop.at as usize != data.len() || stop.chain != next.chain {
         let fault = stop.fault.unwrap_or(Fault::Chain);
@@ -356,18 +355,12 @@ fn read_whole(disk: &dyn Disk, segment: &Segment, next: &Header, replay: &mut Re
         return Err(damaged(disk, segment.slot, u64::from(DATA_AT + stop.at), what));
     }
     segment.set_end(next.previous_end);
-    segment.raise_durable(next.previous_end);
+    segment.reach(next.previous_end).note_durable();
     Ok(())
 }
 
 fn read_tail(disk: &dyn Disk, segment: Arc<Segment>, replay: &mut Replay) -> Result<Tail, RecoverError> {
-    let data = read_range(
-        disk,
-        segment.slot,
-        &*segment.file,
-        DATA_AT,
-        segment.header.segment_bytes,
-    )?;
+    let data = read_range(disk, &segment, DATA_AT, segment.header.segment_bytes)?;
     let stop = replay.read(&segment, &data);
     let end = DATA_AT + stop.at;
     let decided = match stop.fault {
@@ -554,7 +547,7 @@ pub(super) fn load(disk: &dyn Disk, snapshot: &Snapshot, shard: ShardId) -> Resu
     let mut books = Books::only(shard);
     let mut addresses = HashMap::new();
     for (segment, end) in snapshot {
-        let data = read_range(disk, segment.slot, &*segment.file, DATA_AT, *end)?;
+        let data = read_range(disk, segment, DATA_AT, *end)?;
         let mut at = 0;
         let mut chain = segment.header.first_chain();
         while at < data.len() {
