@@ -22,6 +22,7 @@ mod reader;
 mod record;
 mod recover;
 mod registry;
+mod replay;
 mod segments;
 mod shared;
 #[cfg(test)]
@@ -71,7 +72,7 @@ const READS_WAITING_MAX: usize = 1024;
 const SEGMENT_BYTES_UNIT: u64 = 4096;
 /// Smallest segment, in bytes: the largest frame with its envelope, and as much again.
 const SEGMENT_BYTES_MIN: u64 = 2 * BODY_BYTES_MAX as u64;
-/// Largest segment, in bytes: offsets have 32 bits, and recovery holds one segment in memory.
+/// Largest segment, in bytes: offsets have 32 bits, and recovery holds two segments in memory.
 const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Fewest segments of a log: one that is written, one that is cleaned, the two of the reserve, and one for messages.
 const SEGMENTS_MIN: u64 = 5;
