@@ -1,5 +1,5 @@
-//! The embedded store on this machine's disk: commits of 100 messages of 256 bytes, each synced, up to four in
-//! flight; and how long 1,000,000 stored messages take to open.
+//! The embedded store on this machine's disk: commits of one and of 100 messages of 256 bytes, each synced, up to
+//! four in flight; and how long 1,000,000 stored messages take to open.
 //!
 //! `cargo bench --profile ci --bench store`. `TMPDIR` chooses the disk.
 
@@ -32,11 +32,12 @@ struct Caller<'a> {
     fences: Vec<(ShardId, Fence)>,
     frame: Frame,
     next: u64,
+    messages_per_commit: u64,
     answered: (Sender<CommitOutcome>, Receiver<CommitOutcome>),
 }
 
 impl<'a> Caller<'a> {
-    fn new(store: &'a EmbeddedStore) -> Self {
+    fn new(store: &'a EmbeddedStore, messages_per_commit: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let shards: Vec<ShardId> = (0..16).map(|number| ShardId::new(number).unwrap()).collect();
         let fences = runtime.block_on(store.claim(shards.clone())).unwrap();
@@ -50,6 +51,7 @@ impl<'a> Caller<'a> {
             fences: shards.into_iter().zip(fences).collect(),
             frame: Frame::new(draft.archive().unwrap(), Bytes::from(vec![7; BODY_BYTES])).unwrap(),
             next: 0,
+            messages_per_commit,
             answered: mpsc::channel(),
         }
     }
@@ -67,9 +69,9 @@ impl<'a> Caller<'a> {
 
     /// A commit of messages to one shard, which also settles as many of the commit before and forgets their receipts.
     fn commit(&mut self, is_settling: IsSettling) {
-        let turn = self.next / MESSAGES_PER_COMMIT;
+        let turn = self.next / self.messages_per_commit;
         let (shard, fence) = self.fences[(turn % self.fences.len() as u64) as usize];
-        let numbers = self.next + 1..=self.next + MESSAGES_PER_COMMIT;
+        let numbers = self.next + 1..=self.next + self.messages_per_commit;
         let mut ops: Vec<Op> = numbers.clone().map(|number| self.enqueue(number)).collect();
         if is_settling == IsSettling::Yes {
             ops.extend(numbers.map(settle));
@@ -77,7 +79,7 @@ impl<'a> Caller<'a> {
                 settle_no: SettleNo::from_raw(self.next),
             });
         }
-        self.next += MESSAGES_PER_COMMIT;
+        self.next += self.messages_per_commit;
         let answered = self.answered.0.clone();
         let done = move |outcome| drop(answered.send(outcome));
         let part = ShardCommit { shard, fence, ops };
@@ -133,21 +135,26 @@ fn open(path: &Path) -> EmbeddedStore {
 }
 
 fn commits(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("commit_100x256B_fsync");
-    group
-        .throughput(Throughput::Elements(MESSAGES_PER_COMMIT))
-        .sample_size(10)
-        .measurement_time(Duration::from_secs(10));
-    for (name, in_flight, is_settling) in [
-        ("enqueue_1_in_flight", 1, IsSettling::No),
-        ("enqueue_4_in_flight", 4, IsSettling::No),
-        ("enqueue_and_settle_4_in_flight", 4, IsSettling::Yes),
+    let mut group = criterion.benchmark_group("commit_256B_fsync");
+    group.sample_size(10).measurement_time(Duration::from_secs(6));
+    for (name, messages, in_flight, is_settling) in [
+        ("1_message_1_in_flight", 1, 1, IsSettling::No),
+        ("1_message_2_in_flight", 1, 2, IsSettling::No),
+        ("100_messages_1_in_flight", MESSAGES_PER_COMMIT, 1, IsSettling::No),
+        ("100_messages_4_in_flight", MESSAGES_PER_COMMIT, 4, IsSettling::No),
+        (
+            "100_messages_and_settles_4_in_flight",
+            MESSAGES_PER_COMMIT,
+            4,
+            IsSettling::Yes,
+        ),
     ] {
+        group.throughput(Throughput::Elements(messages));
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|commits| {
                 let directory = tempfile::tempdir().unwrap();
                 let store = open(directory.path());
-                let mut caller = Caller::new(&store);
+                let mut caller = Caller::new(&store, messages);
                 let start = monotonic();
                 caller.run(commits, in_flight, is_settling);
                 start.elapsed()
@@ -162,7 +169,7 @@ fn recovery(_: &mut Criterion) {
     let start = monotonic();
     let store = open(directory.path());
     eprintln!("a new store opens in {:?}", start.elapsed());
-    let mut caller = Caller::new(&store);
+    let mut caller = Caller::new(&store, MESSAGES_PER_COMMIT);
     let start = monotonic();
     caller.run(RECOVERED_MESSAGES / MESSAGES_PER_COMMIT, 4, IsSettling::No);
     eprintln!(

@@ -35,8 +35,17 @@ pub(super) fn open(disk: &FakeDisk, segments_max: u64) -> Result<EmbeddedStore, 
     let store = EmbeddedStore::open_on(disk, registry, sizes(segments_max), Expect::MaybeNothing);
     store.map_err(|error| match error {
         OpenOnError::Recover(error) => error.to_string(),
-        OpenOnError::Thread(error) => error.to_string(),
+        OpenOnError::Start(error) => error.to_string(),
     })
+}
+
+/// An empty disk; `is_filled`: its new files need no filling.
+fn disk(seed: u64, is_filled: bool) -> FakeDisk {
+    let disk = FakeDisk::new(seed);
+    if !is_filled {
+        disk.leave_unfilled();
+    }
+    disk
 }
 
 /// What one commit did to one shard, as far as the test knows.
@@ -230,8 +239,9 @@ proptest! {
     fn after_any_crash_the_store_opens_with_all_that_was_promised(
         rounds in proptest::collection::vec(round(), 1..5),
         segments_max in prop_oneof![Just(1000u64), Just(8)],
+        is_filled in any::<bool>(),
     ) {
-        let mut disk = FakeDisk::new(1);
+        let mut disk = disk(1, is_filled);
         let mut models = BTreeMap::new();
         for round in &rounds {
             let store = open(&disk, segments_max).map_err(TestCaseError::fail)?;
@@ -257,8 +267,9 @@ proptest! {
             (0..SHARDS, proptest::collection::vec(act(BODY_BYTES_MAX), 1..6), 0u8..40), 1..250,
         ),
         segments_max in prop_oneof![Just(1000u64), Just(8)],
+        is_filled in any::<bool>(),
     ) {
-        let disk = FakeDisk::new(2);
+        let disk = disk(2, is_filled);
         let mut store = open(&disk, segments_max).unwrap();
         let mut fences = wait_claim(&store);
         let mut models: BTreeMap<u16, Model> = BTreeMap::new();
@@ -309,12 +320,12 @@ fn short_history(store: &EmbeddedStore, upto: u64) -> u64 {
 #[test]
 fn every_operation_of_a_short_history_may_be_the_last() {
     const COMMITS: u64 = 60;
-    let whole = FakeDisk::new(1);
+    let whole = disk(1, false);
     whole.die_after(u64::MAX);
     assert_eq!(short_history(&open(&whole, 1000).unwrap(), COMMITS), COMMITS);
     for operations in 0..whole.operations() {
         for seed in 0..2 {
-            let disk = FakeDisk::new(seed);
+            let disk = disk(seed, seed == 0);
             disk.die_after(operations);
             let promised = match open(&disk, 1000) {
                 Ok(store) => short_history(&store, COMMITS),

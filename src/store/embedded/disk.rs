@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 /// A directory of segment files.
 pub(super) trait Disk: Send + Sync + fmt::Debug + 'static {
@@ -34,6 +34,10 @@ pub(super) trait Disk: Send + Sync + fmt::Debug + 'static {
 /// One segment file.
 pub(super) trait DiskFile: Send + Sync + fmt::Debug + 'static {
     fn bytes(&self) -> io::Result<u64>;
+
+    /// Bytes from the start up to which all were written once; what is behind reads as zeros, and to write it first
+    /// is slow. More than there are where the file system does not say.
+    fn filled(&self) -> u64;
 
     /// Fills `into`, or fails.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()>;
@@ -120,6 +124,11 @@ impl Disk for Directory {
 impl DiskFile for File {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn filled(&self) -> u64 {
+        // Room that was only set aside is a hole to those who read.
+        seek(self, SeekFrom::Hole(0)).unwrap_or(u64::MAX)
     }
 
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {

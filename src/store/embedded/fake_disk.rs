@@ -2,8 +2,8 @@
 //! syncs and runs out of room on demand, and can be looked at as it would be after a power failure.
 //!
 //! After a crash each write that was not synced may be there, or not, or in part (any of its 512-byte sectors, or a
-//! prefix), whatever happened to writes before and after it. A failed sync loses writes for good although later syncs
-//! succeed, which is what Linux does. Start at [`FakeDisk`].
+//! prefix), whatever happened to writes before and after it. A failed sync loses writes for good although later ones
+//! succeed; each handle that was open hears of it once. Both is what Linux does. Start at [`FakeDisk`].
 
 use std::{
     collections::BTreeMap,
@@ -42,6 +42,10 @@ struct Contents {
     durable: Vec<u8>,
     /// What was written since the last sync.
     pending: Vec<(usize, Vec<u8>)>,
+    /// Bytes up to here were written once.
+    filled: usize,
+    /// Syncs that failed; each handle is told of the latest once.
+    failures: u64,
 }
 
 impl Contents {
@@ -50,6 +54,7 @@ impl Contents {
         let room = self.live.get_mut(offset..end).ok_or(io::ErrorKind::StorageFull)?;
         room.copy_from_slice(bytes);
         self.pending.push((offset, bytes.to_vec()));
+        self.filled = self.filled.max(end);
         Ok(())
     }
 
@@ -97,6 +102,7 @@ struct World {
     syncs_left: u64,
     files_max: usize,
     is_registry_kept: bool,
+    is_left_unfilled: bool,
     dice: Dice,
 }
 
@@ -115,7 +121,8 @@ impl World {
         self.files.get_mut(&slot).ok_or(io::ErrorKind::NotFound.into())
     }
 
-    fn sync(&mut self, slot: u32) -> io::Result<()> {
+    /// `told`: the failures that the handle in use was told of.
+    fn sync(&mut self, slot: u32, told: &mut u64) -> io::Result<()> {
         self.operate()?;
         if slot != REGISTRY {
             match self.syncs_left.checked_sub(1) {
@@ -124,11 +131,16 @@ impl World {
                     self.syncs_left = u64::MAX;
                     let mut dice = self.dice.clone();
                     self.file(slot)?.tear(&mut dice);
-                    return Err(io::Error::other("the sync failed"));
+                    self.file(slot)?.failures += 1;
                 }
             }
         }
-        self.file(slot)?.sync();
+        let file = self.file(slot)?;
+        if *told < file.failures {
+            *told = file.failures;
+            return Err(io::Error::other("the sync failed"));
+        }
+        file.sync();
         Ok(())
     }
 }
@@ -146,6 +158,7 @@ impl FakeDisk {
             syncs_left: u64::MAX,
             files_max: usize::MAX,
             is_registry_kept: false,
+            is_left_unfilled: false,
             dice: Dice(seed),
         })))
     }
@@ -163,6 +176,11 @@ impl FakeDisk {
     /// Has room for that many segments.
     pub(super) fn set_files_max(&self, files_max: usize) {
         lock(&self.0).files_max = files_max;
+    }
+
+    /// Says of its files from now on how far they were written, and not that filling them is of no use.
+    pub(super) fn leave_unfilled(&self) {
+        lock(&self.0).is_left_unfilled = true;
     }
 
     pub(super) fn files(&self) -> usize {
@@ -222,10 +240,7 @@ impl FakeDisk {
         }
         world.files.entry(REGISTRY).or_default();
         drop(world);
-        FakeFile {
-            world: Arc::clone(&self.0),
-            slot: REGISTRY,
-        }
+        FakeFile::new(&self.0, REGISTRY)
     }
 
     /// Gives the registry its name, for good.
@@ -237,10 +252,7 @@ impl FakeDisk {
     }
 
     fn handle(&self, slot: u32) -> Arc<dyn DiskFile> {
-        Arc::new(FakeFile {
-            world: Arc::clone(&self.0),
-            slot,
-        })
+        Arc::new(FakeFile::new(&self.0, slot))
     }
 }
 
@@ -293,11 +305,23 @@ impl Disk for FakeDisk {
     }
 }
 
-/// A file of a [`FakeDisk`].
+/// A file of a [`FakeDisk`], opened once.
 #[derive(Debug)]
 pub(super) struct FakeFile {
     world: Arc<Mutex<World>>,
     slot: u32,
+    told: Mutex<u64>,
+}
+
+impl FakeFile {
+    fn new(world: &Arc<Mutex<World>>, slot: u32) -> Self {
+        let told = lock(world).file(slot).map_or(0, |file| file.failures);
+        Self {
+            world: Arc::clone(world),
+            slot,
+            told: Mutex::new(told),
+        }
+    }
 }
 
 impl DiskFile for FakeFile {
@@ -324,7 +348,15 @@ impl DiskFile for FakeFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        lock(&self.world).sync(self.slot)
+        lock(&self.world).sync(self.slot, &mut lock(&self.told))
+    }
+
+    fn filled(&self) -> u64 {
+        let mut world = lock(&self.world);
+        match world.is_left_unfilled {
+            true => world.file(self.slot).map_or(0, |file| file.filled as u64),
+            false => u64::MAX,
+        }
     }
 }
 
@@ -345,7 +377,7 @@ impl StorageBackend for FakeFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        lock(&self.world).sync(self.slot)
+        self.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

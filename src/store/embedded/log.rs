@@ -10,19 +10,23 @@
 //! cleaning goes on as long as it can win half a segment; messages are refused beyond three quarters of the room, and
 //! before the last two free segments are touched: one is for operations that free space, one for cleaning itself.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bytes::BytesMut;
+use flume::Sender;
 
 use super::{
-    disk::Disk,
+    disk::{Disk, DiskFile},
+    fill::AHEAD_BYTES,
     index::{Fate, Location, Step},
     layout::{DATA_AT, GROUP_HEAD_BYTES, Group, GroupPlace, Header, claimed_group_bytes, group_bytes, seal_group},
     random_u64,
     record::{Change, encode_moved, encode_op, encode_receipt, record_bytes},
-    recover::{Snapshot, Tail, locate},
-    segments::{RESERVE_SEGMENTS, Segment, write_header},
+    recover::{Snapshot, Tail},
+    replay::locate,
+    segments::{RESERVE_SEGMENTS, Reach, Segment, write_header},
     shared::Shared,
+    writer::LANES,
 };
 use crate::{
     frame::{ShardId, record::Op},
@@ -40,6 +44,9 @@ const LIVE_FACTOR: u64 = 4;
 const LIVE_QUARTERS_MAX: u64 = 3;
 /// Bytes of the oldest segment that are looked at before commits get their turn; more where commits write more.
 const CLEAN_STEP_BYTES: u64 = 1024 * 1024;
+
+/// Bytes between two words to the thread that fills ahead: often enough that it is never overtaken for want of one.
+const TELL_BYTES: u32 = AHEAD_BYTES / 8;
 
 /// Why a new segment is wanted, which decides how many free ones must be left over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +92,9 @@ pub(super) struct Log {
     shared: Arc<Shared>,
     disk: Arc<dyn Disk>,
     active: Arc<Segment>,
+    /// A handle of the active file for each lane. The system tells each handle of a failed sync once: had the lanes
+    /// one in common, one could take the other's error.
+    handles: [Arc<dyn DiskFile>; LANES],
     /// Where the next group goes.
     at: u32,
     chain: u64,
@@ -98,6 +108,12 @@ pub(super) struct Log {
     /// Segments that were freed since a commit was appended.
     freed_since_append: u64,
     is_cleaning_broken: bool,
+    /// Bytes written since [`Log::take_flushed`].
+    flushed: usize,
+    /// Tells the filler that the log went on.
+    filler: Sender<()>,
+    /// Where it is told next.
+    told_at: u32,
 }
 
 /// How far the oldest segment is cleaned.
@@ -108,8 +124,10 @@ struct Cleaner {
 }
 
 impl Log {
-    pub(super) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, tail: Tail) -> Self {
+    /// Goes on where recovery found the end. Opens the active file's further handles.
+    pub(super) fn new(shared: Arc<Shared>, disk: Arc<dyn Disk>, tail: Tail, filler: Sender<()>) -> io::Result<Self> {
         let mut log = Self {
+            handles: open_handles(&*disk, tail.segment.slot)?,
             shared,
             disk,
             active: tail.segment,
@@ -121,24 +139,32 @@ impl Log {
             appended: 0,
             freed_since_append: 0,
             is_cleaning_broken: false,
+            flushed: 0,
+            filler,
+            told_at: 0,
         };
         log.empty_buffer();
-        log
+        Ok(log)
     }
 
-    /// The segment that takes writes, and how far it is written.
-    pub(super) fn position(&self) -> (Arc<Segment>, u32) {
-        (Arc::clone(&self.active), self.at)
+    /// A lane's handle of the segment that takes writes.
+    pub(super) fn handle(&self, lane: usize) -> Arc<dyn DiskFile> {
+        Arc::clone(&self.handles[lane])
+    }
+
+    /// Bytes written since this was last asked.
+    pub(super) fn take_flushed(&mut self) -> usize {
+        std::mem::take(&mut self.flushed)
+    }
+
+    /// All that is written of the segment that takes writes.
+    pub(super) fn reach(&self) -> Reach {
+        self.active.reach(self.at)
     }
 
     /// Bytes that wait in the buffer.
     pub(super) fn buffered(&self) -> usize {
         self.buffer.len() - GROUP_HEAD_BYTES
-    }
-
-    /// Sets the reserve aside while there is room. Where it fails, messages are refused until it succeeds.
-    pub(super) fn provide_reserve(&self) -> bool {
-        lock(&self.shared.segments).provide(&*self.disk, RESERVE_SEGMENTS)
     }
 
     /// Appends the operations of one shard, all or none.
@@ -254,7 +280,13 @@ impl Log {
         self.chain = checksum;
         self.at += self.group_written();
         self.active.set_end(self.at);
+        self.flushed += self.buffer.len();
         self.shared.counters.written(self.buffer.len());
+        if self.at >= self.told_at {
+            self.told_at = self.at.saturating_add(TELL_BYTES);
+            // Where it is told already, it will see this too.
+            let _ = self.filler.try_send(());
+        }
         Ok(())
     }
 
@@ -270,7 +302,8 @@ impl Log {
 
     /// Makes all that was flushed durable.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.shared.sync(&self.active, self.at, &*self.disk)
+        let reach = self.active.reach(self.at);
+        self.shared.sync(&reach, self.active.file.own_handle(), &*self.disk)
     }
 
     /// Goes on in a new segment. All of the old one is durable before the new one's header exists.
@@ -283,6 +316,14 @@ impl Log {
             }
             let what = segments.shortage();
             segments.take_free().ok_or(StoreError::Full { what })?
+        };
+        let handles = match open_handles(&*self.disk, file.file.slot) {
+            Ok(handles) => handles,
+            Err(error) => {
+                let what = format!("{} cannot be opened: {error}", self.disk.name(file.file.slot));
+                lock(&self.shared.segments).add_free(file);
+                return Err(StoreError::Full { what });
+            }
         };
         self.sync()?;
         let header = Header {
@@ -299,12 +340,14 @@ impl Log {
         written.map_err(|error| {
             self.shared
                 .health
-                .fail(format!("{}: {error}", self.disk.name(file.slot)))
+                .fail(format!("{}: {error}", self.disk.name(file.file.slot)))
         })?;
-        let segment = Arc::new(Segment::new(header, file.slot, file.next_header, file.file));
-        self.shared.sync(&segment, DATA_AT, &*self.disk)?;
+        let segment = Arc::new(Segment::new(header, file.next_header, file.file));
+        let reach = segment.reach(DATA_AT);
+        self.shared.sync(&reach, segment.file.own_handle(), &*self.disk)?;
         self.active = Arc::clone(&segment);
-        self.at = DATA_AT;
+        self.handles = handles;
+        (self.at, self.told_at) = (DATA_AT, 0);
         self.chain = header.first_chain();
         let mut segments = lock(&self.shared.segments);
         segments.add_used(segment);
@@ -486,6 +529,10 @@ impl Log {
         self.steps.extend(steps);
         Ok(())
     }
+}
+
+fn open_handles(disk: &dyn Disk, slot: u32) -> io::Result<[Arc<dyn DiskFile>; LANES]> {
+    Ok([disk.open(slot)?, disk.open(slot)?])
 }
 
 /// Reads the group at an offset of a segment and checks it.

@@ -2,9 +2,9 @@
 //!
 //! Messages live in a segmented log, which is the only truth about them (`layout` and `record` draw it, `log` writes
 //! it, `recover` reads it back, `index` knows where each message stands); small records and fences in a redb file
-//! (`registry`). A commit goes to the writer's thread, which writes all that waits as one group, then to the
-//! syncer's, which syncs once for all that was written and answers (`writer`). Reads and loads have threads of their
-//! own (`reader`). Start at [`EmbeddedStore::open`].
+//! (`registry`). A commit goes to one of two threads, which writes all that waits as one group, syncs once for all of
+//! it and answers (`writer`); another prepares files ahead of them (`fill`). Reads and loads have threads of their own
+//! (`reader`). Start at [`EmbeddedStore::open`].
 
 #[cfg(test)]
 mod crash;
@@ -14,6 +14,7 @@ mod disk;
 mod fake_disk;
 #[cfg(test)]
 mod faults;
+mod fill;
 mod index;
 mod layout;
 mod log;
@@ -21,6 +22,7 @@ mod reader;
 mod record;
 mod recover;
 mod registry;
+mod replay;
 mod segments;
 mod shared;
 #[cfg(test)]
@@ -44,12 +46,13 @@ pub use self::directory::OpenError;
 use self::{
     directory::StoreDirectory,
     disk::Disk,
+    fill::Filler,
     log::Log,
     reader::{Ask, Owed, Reader},
-    recover::{Expect, RecoverError, Sizes},
+    recover::{Expect, RecoverError, Sizes, Tail},
     registry::Registry,
     shared::Shared,
-    writer::{Answer, Request},
+    writer::{Answer, LANES, Lane, Pipeline, Request},
 };
 use super::lock;
 use crate::{
@@ -69,7 +72,7 @@ const READS_WAITING_MAX: usize = 1024;
 const SEGMENT_BYTES_UNIT: u64 = 4096;
 /// Smallest segment, in bytes: the largest frame with its envelope, and as much again.
 const SEGMENT_BYTES_MIN: u64 = 2 * BODY_BYTES_MAX as u64;
-/// Largest segment, in bytes: offsets have 32 bits, and recovery holds one segment in memory.
+/// Largest segment, in bytes: offsets have 32 bits, and recovery holds two segments in memory.
 const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Fewest segments of a log: one that is written, one that is cleaned, the two of the reserve, and one for messages.
 const SEGMENTS_MIN: u64 = 5;
@@ -125,7 +128,7 @@ pub struct EmbeddedStore {
 
 /// What ends when the store is closed.
 struct Running {
-    requests: Sender<Request>,
+    pipeline: Arc<Pipeline>,
     asks: Sender<Ask>,
     registry: Sender<registry::Ask>,
     threads: Vec<JoinHandle<()>>,
@@ -147,7 +150,7 @@ impl EmbeddedStore {
         let store = Self::open_on(Arc::new(log), directory.registry()?, sizes, directory.expect);
         let store = store.map_err(|error| match error {
             OpenOnError::Recover(error) => open_error(path, error),
-            OpenOnError::Thread(error) => directory::io_error(path, error),
+            OpenOnError::Start(error) => directory::io_error(path, error),
         })?;
         directory.finish()?;
         if let Some(running) = &mut *lock(&store.running) {
@@ -160,13 +163,22 @@ impl EmbeddedStore {
         let recovered = recover::recover(&*disk, sizes, expect).map_err(OpenOnError::Recover)?;
         let seed = registry.seed();
         let shared = Shared::new(recovered.index, recovered.segments, registry.fences(), recovered.books);
-        let log = Log::new(Arc::clone(&shared), Arc::clone(&disk), recovered.tail);
-        let running = start(log, registry, &shared, &disk).map_err(OpenOnError::Thread)?;
+        let running = start(recovered.tail, registry, &shared, &disk).map_err(OpenOnError::Start)?;
         Ok(Self {
             seed,
             shared,
             running: Mutex::new(Some(running)),
         })
+    }
+
+    /// Hands in a request. Where the store is closed, dropping it answers.
+    fn request(&self, request: Request) {
+        let pipeline = lock(&self.running)
+            .as_ref()
+            .map(|running| Arc::clone(&running.pipeline));
+        if let Some(pipeline) = pipeline {
+            drop(pipeline.push(request));
+        }
     }
 
     /// Sends a request unless the store is closed; gives the request back then.
@@ -192,7 +204,8 @@ impl EmbeddedStore {
 
 enum OpenOnError {
     Recover(RecoverError),
-    Thread(io::Error),
+    /// Of a thread, or of a further handle of the newest segment.
+    Start(io::Error),
 }
 
 fn open_error(path: &Path, error: RecoverError) -> OpenError {
@@ -205,31 +218,47 @@ fn open_error(path: &Path, error: RecoverError) -> OpenError {
     }
 }
 
-fn start(log: Log, registry: Registry, shared: &Arc<Shared>, disk: &Arc<dyn Disk>) -> io::Result<Running> {
-    let (writer, syncer, requests) = writer::pipeline(log, shared, Arc::clone(disk));
+fn start(tail: Tail, registry: Registry, shared: &Arc<Shared>, disk: &Arc<dyn Disk>) -> io::Result<Running> {
+    let (filler_in, woken) = flume::bounded(1);
+    let log = Log::new(Arc::clone(shared), Arc::clone(disk), tail, filler_in)?;
     let (registry_in, registry_asks) = flume::bounded(registry::ASKS_WAITING_MAX);
     let (asks_in, asks) = flume::bounded(READS_WAITING_MAX);
+    let mut running = Running {
+        pipeline: Pipeline::new(log, shared, Arc::clone(disk)),
+        asks: asks_in,
+        registry: registry_in,
+        threads: Vec::new(),
+        lock: None,
+    };
+    let mut work: Vec<(&str, Box<dyn FnOnce() + Send>)> = Vec::new();
+    for number in 0..LANES {
+        let lane = Lane::new(&running.pipeline, number);
+        work.push(("weft-log", Box::new(move || lane.run())));
+    }
+    let filler = Filler::new(Arc::clone(shared), Arc::clone(disk), woken);
+    work.push(("weft-log-fill", Box::new(move || filler.run())));
     let registry_shared = Arc::clone(shared);
-    let mut threads = vec![
-        spawn("weft-log-write", move || writer.run())?,
-        spawn("weft-log-sync", move || syncer.run())?,
-        spawn("weft-registry", move || registry.run(&registry_shared, &registry_asks))?,
-    ];
+    let serve_registry = move || registry.run(&registry_shared, &registry_asks);
+    work.push(("weft-registry", Box::new(serve_registry)));
     for _ in 0..READERS {
         let reader = Reader {
             shared: Arc::clone(shared),
             disk: Arc::clone(disk),
             asks: asks.clone(),
         };
-        threads.push(spawn("weft-log-read", move || reader.run())?);
+        work.push(("weft-log-read", Box::new(move || reader.run())));
     }
-    Ok(Running {
-        requests,
-        asks: asks_in,
-        registry: registry_in,
-        threads,
-        lock: None,
-    })
+    for (name, work) in work {
+        match spawn(name, work) {
+            Ok(handle) => running.threads.push(handle),
+            Err(error) => {
+                // Those that run end by it, and by what is dropped here.
+                running.pipeline.end();
+                return Err(error);
+            }
+        }
+    }
+    Ok(running)
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
@@ -240,7 +269,7 @@ impl Running {
     /// Ends all threads, the log durable, and only then gives up the directory.
     fn end(self) -> Result<(), StoreError> {
         let Self {
-            requests,
+            pipeline,
             asks,
             registry,
             threads,
@@ -248,8 +277,9 @@ impl Running {
         } = self;
         drop((asks, registry));
         let (reply, closed) = flume::bounded(1);
-        let _ = requests.send(Request::Close(reply));
-        drop(requests);
+        // Where a lane ended early nobody takes it, which the outcome tells.
+        drop(pipeline.push(Request::Close(reply)));
+        drop(pipeline);
         let outcome = closed.recv().unwrap_or(Err(StoreError::Closed));
         for handle in threads {
             if handle.join().is_err() {
@@ -309,7 +339,7 @@ impl Store for EmbeddedStore {
         let (reply, answer) = oneshot::channel();
         let (snapshot_in, snapshot) = flume::bounded(1);
         // Where one cannot be sent, its reply is dropped, which the answer tells.
-        let _ = self.send(|running| running.requests.clone(), Request::Snapshot(snapshot_in));
+        self.request(Request::Snapshot(snapshot_in));
         let load = Ask::Load { shard, snapshot, reply };
         let _ = self.send(|running| running.asks.clone(), load);
         async move { answer.await.unwrap_or(Err(StoreError::Closed)) }.boxed()
@@ -317,9 +347,7 @@ impl Store for EmbeddedStore {
 
     fn commit(&self, commits: Vec<ShardCommit>, level: Durability, done: CommitDone) {
         let answer = Answer::new(commits.len(), done);
-        let request = Request::Commit { commits, level, answer };
-        // Where it cannot be sent, dropping it answers.
-        let _ = self.send(|running| running.requests.clone(), request);
+        self.request(Request::Commit { commits, level, answer });
     }
 
     fn read(&self, shard: ShardId, seqs: Vec<Seq>, done: ReadDone) {

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -16,6 +16,7 @@ use super::{
     disk::{Disk, DiskFile},
     layout::{DATA_AT, HEADERS_AT, Header},
 };
+use crate::store::lock;
 
 /// Free segments that messages may not use up, so that a full store can still settle (one) and clean (one).
 pub(super) const RESERVE_SEGMENTS: usize = 2;
@@ -24,6 +25,60 @@ const SPARE_SEGMENTS: usize = RESERVE_SEGMENTS + 2;
 /// Files given back at once: each costs a journal commit while a writer waits.
 const REMOVALS_MAX: usize = 4;
 
+/// A file of the log, whichever generation uses it.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    pub(super) slot: u32,
+    file: Arc<dyn DiskFile>,
+    /// Bytes up to here were written once, or are claimed by a write; what is behind reads as zeros. Held while zeros
+    /// are written there, so that none lands on a group.
+    filled: Mutex<u32>,
+}
+
+impl LogFile {
+    pub(super) fn new(slot: u32, file: Arc<dyn DiskFile>, segment_bytes: u32) -> Self {
+        let filled = u32::try_from(file.filled()).unwrap_or(u32::MAX);
+        Self {
+            slot,
+            file,
+            // The headers are not filled: who takes the file writes them.
+            filled: Mutex::new(filled.clamp(DATA_AT, segment_bytes.max(DATA_AT))),
+        }
+    }
+
+    /// Bytes from the start that were written once.
+    pub(super) fn filled(&self) -> u32 {
+        *lock(&self.filled)
+    }
+
+    /// Writes zeros where nothing was written yet, below `upto`, as many as are given.
+    pub(super) fn fill(&self, upto: u32, zeros: &[u8]) -> io::Result<()> {
+        let mut filled = lock(&self.filled);
+        let zeros = &zeros[..zeros.len().min(upto.saturating_sub(*filled) as usize)];
+        self.file.write_at(zeros, u64::from(*filled))?;
+        *filled += u32::try_from(zeros.len()).expect("a step lies within a segment, which is below 4 GiB");
+        Ok(())
+    }
+
+    pub(super) fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(into, offset)
+    }
+
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        {
+            let mut filled = lock(&self.filled);
+            *filled = (*filled).max(u32::try_from(end).expect("a write ends within a segment, which is below 4 GiB"));
+        }
+        self.file.write_at(bytes, offset)
+    }
+
+    /// The handle that the log's end itself syncs with.
+    pub(super) fn own_handle(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+}
+
 /// One generation of the log in one file.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -31,22 +86,22 @@ pub(super) struct Segment {
     pub(super) slot: u32,
     /// Which of the file's two headers is this generation's.
     pub(super) header_no: usize,
-    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) file: Arc<LogFile>,
     /// Bytes up to here are known to be on stable storage. Raised by who synced; read by the writer into the next
     /// group. Relaxed is enough: an older value only makes the evidence in the group weaker.
-    durable: AtomicU32,
+    durable: Arc<AtomicU32>,
     /// Bytes up to here are written. Written by the writer, read by who holds a segment that takes no more.
     end: AtomicU32,
 }
 
 impl Segment {
-    pub(super) fn new(header: Header, slot: u32, header_no: usize, file: Arc<dyn DiskFile>) -> Self {
+    pub(super) fn new(header: Header, header_no: usize, file: Arc<LogFile>) -> Self {
         Self {
             header,
-            slot,
+            slot: file.slot,
             header_no,
             file,
-            durable: AtomicU32::new(DATA_AT),
+            durable: Arc::new(AtomicU32::new(DATA_AT)),
             end: AtomicU32::new(DATA_AT),
         }
     }
@@ -59,8 +114,13 @@ impl Segment {
         self.durable.load(Ordering::Relaxed)
     }
 
-    pub(super) fn raise_durable(&self, upto: u32) {
-        self.durable.fetch_max(upto, Ordering::Relaxed);
+    /// What is to become durable: all that is written up to an offset.
+    pub(super) fn reach(&self, upto: u32) -> Reach {
+        Reach {
+            slot: self.slot,
+            durable: Arc::clone(&self.durable),
+            upto,
+        }
     }
 
     pub(super) fn end(&self) -> u32 {
@@ -74,11 +134,26 @@ impl Segment {
     }
 }
 
+/// A part of a generation that a sync makes durable. Does not keep its file from being reused: to sync that once more
+/// harms nothing.
+#[derive(Debug)]
+pub(super) struct Reach {
+    pub(super) slot: u32,
+    durable: Arc<AtomicU32>,
+    upto: u32,
+}
+
+impl Reach {
+    /// To be called once it was synced.
+    pub(super) fn note_durable(&self) {
+        self.durable.fetch_max(self.upto, Ordering::Relaxed);
+    }
+}
+
 /// A file that no generation uses any more, or none yet.
 #[derive(Debug)]
 pub(super) struct FreeFile {
-    pub(super) slot: u32,
-    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) file: Arc<LogFile>,
     pub(super) next_header: usize,
     /// The generation that it held; `None` for a new file. A scan that still reads it holds a second reference.
     pub(super) held: Option<Arc<Segment>>,
@@ -102,6 +177,8 @@ pub(super) struct Segments {
     used: BTreeMap<u64, Arc<Segment>>,
     free: Vec<FreeFile>,
     next_slot: u32,
+    /// Files that are being made outside the lock.
+    making: usize,
     /// Why the last attempt to make a file failed; forgotten when one succeeds.
     creation_error: Option<String>,
     /// After a failure, one more attempt is made for each batch of commits, not for each commit.
@@ -116,6 +193,7 @@ impl Segments {
             used: BTreeMap::new(),
             free: Vec::new(),
             next_slot,
+            making: 0,
             creation_error: None,
             may_retry: true,
         }
@@ -152,9 +230,9 @@ impl Segments {
         self.free.iter().filter(|file| file.is_usable()).count()
     }
 
-    /// Files in all.
+    /// Files in all, also those that are being made.
     pub(super) fn files(&self) -> usize {
-        self.used.len() + self.free.len()
+        self.used.len() + self.free.len() + self.making
     }
 
     /// True while, as far as is known, another file may be made.
@@ -187,34 +265,62 @@ impl Segments {
             if self.files() >= self.segments_max || !self.may_retry {
                 return false;
             }
-            match self.create(disk) {
-                Ok(file) => self.free.push(file),
-                Err(error) => {
-                    self.creation_error = Some(error.to_string());
-                    self.may_retry = false;
-                    return false;
-                }
-            }
+            self.making += 1;
+            let slot = self.take_slot();
+            let made = disk.create(slot, self.segment_bytes);
+            self.end_making(slot, made);
         }
         true
     }
 
-    fn create(&mut self, disk: &dyn Disk) -> io::Result<FreeFile> {
-        let slot = self.next_slot;
-        let file = disk.create(slot, self.segment_bytes)?;
-        self.next_slot += 1;
-        self.creation_error = None;
-        Ok(FreeFile {
-            slot,
-            file,
-            next_header: 0,
-            held: None,
-        })
+    /// The slot of a file that the caller makes now, outside the lock; `None` where no more may be made. To be
+    /// followed by [`Segments::end_making`].
+    pub(super) fn begin_making(&mut self) -> Option<u32> {
+        if !self.can_grow() {
+            return None;
+        }
+        self.making += 1;
+        Some(self.take_slot())
     }
 
-    /// Takes the free file that has been free longest.
+    fn take_slot(&mut self) -> u32 {
+        self.next_slot += 1;
+        self.next_slot - 1
+    }
+
+    /// Takes a file in that was made, or notes why it was not.
+    pub(super) fn end_making(&mut self, slot: u32, made: io::Result<Arc<dyn DiskFile>>) {
+        self.making -= 1;
+        match made {
+            Ok(file) => {
+                self.creation_error = None;
+                self.free.push(FreeFile {
+                    file: Arc::new(LogFile::new(slot, file, self.segment_bytes)),
+                    next_header: 0,
+                    held: None,
+                });
+            }
+            Err(error) => {
+                self.creation_error = Some(error.to_string());
+                self.may_retry = false;
+            }
+        }
+    }
+
+    /// The free file that is taken next: one that needs no filling, else the one that has been free longest.
+    pub(super) fn next_free(&self) -> Option<&FreeFile> {
+        self.free.get(self.position_of_next()?)
+    }
+
+    fn position_of_next(&self) -> Option<usize> {
+        let is_ready = |file: &FreeFile| file.is_usable() && file.file.filled() >= self.segment_bytes;
+        let ready = self.free.iter().position(is_ready);
+        ready.or_else(|| self.free.iter().position(FreeFile::is_usable))
+    }
+
+    /// Takes [`Segments::next_free`].
     pub(super) fn take_free(&mut self) -> Option<FreeFile> {
-        let position = self.free.iter().position(FreeFile::is_usable)?;
+        let position = self.position_of_next()?;
         Some(self.free.remove(position))
     }
 
@@ -222,7 +328,6 @@ impl Segments {
     pub(super) fn release(&mut self, generation: u64) {
         if let Some(segment) = self.used.remove(&generation) {
             self.free.push(FreeFile {
-                slot: segment.slot,
                 file: Arc::clone(&segment.file),
                 next_header: 1 - segment.header_no,
                 held: Some(segment),
@@ -242,8 +347,8 @@ impl Segments {
             match surplus {
                 Some(position) if self.free.len() > keep => {
                     let file = self.free.remove(position);
-                    if let Err(error) = disk.remove(file.slot) {
-                        tracing::warn!(%error, file = disk.name(file.slot), "a free log segment could not be removed");
+                    if let Err(error) = disk.remove(file.file.slot) {
+                        tracing::warn!(%error, file = disk.name(file.file.slot), "a free log segment could not be removed");
                     }
                 }
                 _ => return,

@@ -1,7 +1,7 @@
 //! What the store's threads share: the index, the segments, who owns which shard, and whether the disk still works.
 //!
-//! Locks are taken one at a time, for a lookup or a batch. None is held over a read or a write; that of the sync is held over
-//! syncs, that of the segments while a file is made, once a segment. Start at [`Shared`].
+//! Locks are taken one at a time, for a lookup or a batch. None is held over a read, a write or a sync; that of the
+//! segments may be while a file is made that was not made ahead. Start at [`Shared`].
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -9,10 +9,10 @@ use std::sync::{
 };
 
 use super::{
-    disk::Disk,
+    disk::{Disk, DiskFile},
     index::Index,
-    recover::Books,
-    segments::{Segment, Segments},
+    replay::Books,
+    segments::{Reach, Segments},
 };
 use crate::{
     frame::{
@@ -31,9 +31,6 @@ pub(super) struct Shared {
     owners: Mutex<Owners>,
     pub(super) health: Health,
     pub(super) counters: Counters,
-    /// Held over every sync: an error is reported to one caller of the operating system only, and no other may then
-    /// succeed.
-    sync_gate: Mutex<()>,
 }
 
 /// The newest fence of each shard, and what recovery found until someone takes it. Under one lock, so that no commit
@@ -52,7 +49,6 @@ impl Shared {
             owners: Mutex::new(Owners { fences, books }),
             health: Health::default(),
             counters: Counters::default(),
-            sync_gate: Mutex::default(),
         })
     }
 
@@ -80,19 +76,19 @@ impl Shared {
         book.map(Book::into_image)
     }
 
-    /// Makes a segment durable up to an offset that is written. The only way to sync the log.
-    pub(super) fn sync(&self, segment: &Segment, upto: u32, disk: &dyn Disk) -> Result<(), StoreError> {
-        let _gate = lock(&self.sync_gate);
+    /// Makes a part of a segment durable, by a handle that no other thread syncs with meanwhile and that was open
+    /// before anything of it was written. The only way to sync groups.
+    pub(super) fn sync(&self, reach: &Reach, handle: &dyn DiskFile, disk: &dyn Disk) -> Result<(), StoreError> {
         self.health.check()?;
-        match segment.file.sync() {
+        match handle.sync() {
             Ok(()) => {
-                segment.raise_durable(upto);
+                reach.note_durable();
                 self.counters.syncs.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => Err(self
                 .health
-                .fail(format!("a sync of {} failed: {error}", disk.name(segment.slot)))),
+                .fail(format!("a sync of {} failed: {error}", disk.name(reach.slot)))),
         }
     }
 
@@ -169,7 +165,7 @@ impl Shared {
     }
 
     /// The newest segment.
-    pub(super) fn newest(&self) -> Arc<Segment> {
+    pub(super) fn newest(&self) -> Arc<super::segments::Segment> {
         let segments = lock(&self.segments);
         segments.used().last().map(Arc::clone).expect("a log has a segment")
     }
