@@ -1465,17 +1465,21 @@ async fn every_problem_is_described_where_it_can_come() {
             let method = method.to_ascii_uppercase();
             let ask = |name: &'static str, value: &'static str, body: &'static str| {
                 let request = node.request(&method, &concrete).header(name, value);
-                node.answer(request.body(Full::from(body)).unwrap())
+                // The head alone: an event stream does not end.
+                node.open(request.body(Full::from(body)).unwrap())
             };
-            let mut answers = vec![
+            let answers = [
                 ask("origin", "http://evil.example", "").await,
                 ask("content-type", "text/plain", "x").await,
                 ask("content-encoding", "br", "x").await,
                 ask("content-type", "application/json", "{").await,
             ];
-            answers.retain(|answer| !answer.status.is_success());
             for answer in answers {
-                let status = answer.status.as_str();
+                let status = answer.status();
+                if status.is_success() {
+                    continue;
+                }
+                let status = status.as_str();
                 assert!(
                     operation["responses"].get(status).is_some(),
                     "{method} {path}: {answer:?}"

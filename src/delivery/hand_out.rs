@@ -247,7 +247,7 @@ impl<A> ShardState<A> {
             frame.stamp.flags = frame.stamp.flags.with_redelivered();
             out.counts.redelivered += 1;
         }
-        out.counts.handed_out += 1;
+        out.counts.handed_out[frame.envelope.qos() as usize] += 1;
         let queue = self.queue_mut(ix);
         queue.leased.insert(seq);
         let address = queue.address.clone();

@@ -29,7 +29,7 @@ pub use copies::Copies;
 pub use credit::{Credit, LaneBounds, WORKERS_MAX, WaitingWorkers, WorkerMark};
 pub use hand_out::Gate;
 pub use message::{ConsumerId, Lease};
-pub use output::{Acceptance, After, Counts, HandOut, Load, Out, Relay, Targets, Verdict};
+pub use output::{Acceptance, After, ByQos, Counts, GivenUp, HandOut, Load, Out, Relay, Targets, Verdict};
 pub use query::{Held, Listed};
 pub use queue::{Consumer, QueueKind, Selection};
 pub use recover::Known;

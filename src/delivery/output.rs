@@ -9,7 +9,7 @@ use super::{
 };
 use crate::frame::{
     Address, Frame, Seq, ShardId,
-    record::{Keep, Status},
+    record::{Keep, Reason, Status},
 };
 
 /// What a caller learns of what it asked for.
@@ -70,14 +70,28 @@ pub struct Relay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load(pub Seq);
 
+/// A message that will reach nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    pub seq: Seq,
+    /// `None` where its frame is in the store alone.
+    pub message_id: Option<String>,
+    pub queue: Address,
+    pub status: Status,
+    pub reason: Reason,
+}
+
+/// One count for each quality of service, indexed by it.
+pub type ByQos = [u64; 3];
+
 /// What happened, for metrics. Each is a sum since the last time that the caller took it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    pub accepted: u64,
+    pub accepted: ByQos,
     pub duplicates: u64,
     pub refused_full: u64,
     pub dropped: u64,
-    pub handed_out: u64,
+    pub handed_out: ByQos,
     pub redelivered: u64,
     pub acknowledged: u64,
     pub expired: u64,
@@ -100,6 +114,8 @@ pub struct Out<A> {
     pub credited: Vec<(ConsumerId, WaitingWorkers)>,
     /// Inboxes that got a message while nobody is attached.
     pub unattended: Vec<Address>,
+    /// For the log: whoever misses a message finds it there.
+    pub given_up: Vec<GivenUp>,
     pub counts: Counts,
 }
 
@@ -113,6 +129,7 @@ impl<A> Default for Out<A> {
             relayed: Vec::new(),
             credited: Vec::new(),
             unattended: Vec::new(),
+            given_up: Vec::new(),
             counts: Counts::default(),
         }
     }

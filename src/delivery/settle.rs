@@ -2,7 +2,7 @@
 
 use super::{
     message::{Lease, Message, State, Stored},
-    output::{After, Out, Verdict},
+    output::{After, GivenUp, Out, Verdict},
     queue::{Consumer, QueueIx, QueueKind},
     state::{ShardState, Timer},
 };
@@ -213,13 +213,9 @@ impl<A> ShardState<A> {
             }
             Some(_) => Default::default(),
         };
-        match status {
-            // Counted when it was settled first.
-            _ if matches!(before, Some(State::InDoubt { .. })) => {}
-            Status::Expired => out.counts.expired += 1,
-            Status::DeadLettered => out.counts.dead_lettered += 1,
-            Status::Rejected => out.counts.rejected += 1,
-            Status::Delivered | Status::Queued | Status::Sent => {}
+        // In doubt it was counted when it was settled first.
+        if !matches!(before, Some(State::InDoubt { .. })) {
+            self.note_given_up(seq, status, reason, out);
         }
         let keep = self.keep_of(seq, status, reason, now);
         let Some(message) = self.messages.get_mut(&seq) else {
@@ -344,6 +340,24 @@ impl<A> ShardState<A> {
             self.forget_kept(seq);
         }
         self.mark_dirty(ix);
+    }
+
+    /// Counts a message that will reach nobody, and names it for the log.
+    fn note_given_up(&self, seq: Seq, status: Status, reason: Reason, out: &mut Out<A>) {
+        match status {
+            Status::Expired => out.counts.expired += 1,
+            Status::DeadLettered => out.counts.dead_lettered += 1,
+            Status::Rejected => out.counts.rejected += 1,
+            Status::Delivered | Status::Queued | Status::Sent => return,
+        }
+        let Some(message) = self.messages.get(&seq) else { return };
+        out.given_up.push(GivenUp {
+            seq,
+            message_id: message.frame.as_ref().map(|frame| frame.envelope.id().to_owned()),
+            queue: self.queue(message.queue).address.clone(),
+            status,
+            reason,
+        });
     }
 
     /// A copy that its queue has no room for, or whose queue is gone: a receipt says so, and nothing else is kept of it.

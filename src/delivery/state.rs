@@ -208,7 +208,7 @@ impl<A> ShardState<A> {
         }
         let seq = self.next_seq;
         self.next_seq = seq.next();
-        out.counts.accepted += 1;
+        out.counts.accepted[publish.frame.envelope.qos() as usize] += 1;
         let message = self.new_message(&publish, queue_ix, address);
         let (stored, expires_at) = (message.stored, message.expires_at);
         let queue = self.queue_mut(queue_ix);
@@ -537,7 +537,8 @@ impl<A> ShardState<A> {
         });
         let verdict = match consumer {
             Some((consumer, queue)) => {
-                out.counts.accepted += 1;
+                out.counts.accepted[Qos::AtMostOnce as usize] += 1;
+                out.counts.handed_out[Qos::AtMostOnce as usize] += 1;
                 out.hand_outs.push(HandOut {
                     consumer,
                     lease: None,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::delivery::Counts;
+use crate::delivery::{ByQos, Counts};
 
 use super::surface::Protocol;
 
@@ -91,12 +91,20 @@ impl HistogramSnapshot {
     }
 }
 
+fn add_by_qos(counters: &[AtomicU64; 3], sums: &mut ByQos) {
+    for (sum, counter) in sums.iter_mut().zip(counters) {
+        *sum += counter.load(Ordering::Relaxed);
+    }
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// One worker's counters. Written by the worker alone, so that no cache line is fought over.
         #[derive(Debug, Default)]
         pub(super) struct WorkerCounters {
             $(pub $name: AtomicU64,)*
+            pub accepted: [AtomicU64; 3],
+            pub handed_out: [AtomicU64; 3],
             pub delivery_latency: Histogram,
             pub commit_latency: Histogram,
         }
@@ -105,6 +113,10 @@ macro_rules! counters {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct CountersSnapshot {
             $($(#[$doc])* pub $name: u64,)*
+            /// Messages taken in, by quality of service.
+            pub accepted: ByQos,
+            /// Deliveries begun, by quality of service.
+            pub handed_out: ByQos,
             /// From acceptance to hand-out.
             pub delivery_latency: HistogramSnapshot,
             /// From handing a commit to the store until it completed.
@@ -116,6 +128,8 @@ macro_rules! counters {
         impl WorkerCounters {
             pub fn add_to(&self, snapshot: &mut CountersSnapshot) {
                 $(snapshot.$name += self.$name.load(Ordering::Relaxed);)*
+                add_by_qos(&self.accepted, &mut snapshot.accepted);
+                add_by_qos(&self.handed_out, &mut snapshot.handed_out);
                 self.delivery_latency.add_to(&mut snapshot.delivery_latency);
                 self.commit_latency.add_to(&mut snapshot.commit_latency);
             }
@@ -124,16 +138,12 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Messages taken in.
-    accepted,
     /// Messages answered with an earlier one's receipt.
     duplicates,
     /// Messages refused because a queue was full.
     refused_full,
     /// QoS 0 messages that nobody took.
     dropped,
-    /// Deliveries begun.
-    handed_out,
     /// Deliveries begun of messages that may have been delivered before.
     redelivered,
     acknowledged,
@@ -163,11 +173,9 @@ counters! {
 impl WorkerCounters {
     pub fn add(&self, counts: &Counts) {
         let pairs = [
-            (&self.accepted, counts.accepted),
             (&self.duplicates, counts.duplicates),
             (&self.refused_full, counts.refused_full),
             (&self.dropped, counts.dropped),
-            (&self.handed_out, counts.handed_out),
             (&self.redelivered, counts.redelivered),
             (&self.acknowledged, counts.acknowledged),
             (&self.expired, counts.expired),
@@ -176,7 +184,9 @@ impl WorkerCounters {
             (&self.receipts_evicted_early, counts.receipts_evicted_early),
             (&self.dead_letters_evicted, counts.dead_letters_evicted),
         ];
-        for (counter, count) in pairs {
+        let accepted = self.accepted.iter().zip(counts.accepted);
+        let handed_out = self.handed_out.iter().zip(counts.handed_out);
+        for (counter, count) in pairs.into_iter().chain(accepted).chain(handed_out) {
             if count > 0 {
                 counter.fetch_add(count, Ordering::Relaxed);
             }

@@ -26,13 +26,13 @@ use super::{
 };
 use crate::{
     delivery::{
-        Acceptance, After, Consumer, ConsumerId, Copies, Gate, HandOut, Held, Limits, Out, QueueKind, Relay,
+        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, HandOut, Held, Limits, Out, QueueKind, Relay,
         ShardState, Verdict, WorkerMark,
     },
     frame::{
         Address, AgentId, Frame, Seq, ShardId, TrackingId,
         limits::SHARDS,
-        record::{Fence, IdHash, MessageKey, ShardImage},
+        record::{Fence, IdHash, MessageKey, ShardImage, Status},
     },
     queue::{self, Weigh},
     time::{self, Timestamp},
@@ -549,6 +549,9 @@ impl Shards {
         for relay in std::mem::take(&mut self.out.relays) {
             self.relay(shard, relay);
         }
+        for given_up in self.out.given_up.drain(..) {
+            log_given_up(shard, &given_up);
+        }
         for (source, seq) in self.out.relayed.drain(..) {
             self.context
                 .workers
@@ -671,6 +674,24 @@ pub(super) fn take_in(inbox: &mut queue::Receiver<Command>, commands: &mut Vec<C
             return;
         }
         bytes += commands[before..].iter().map(Weigh::weight_bytes).sum::<usize>();
+    }
+}
+
+/// Somebody may look for the message: its ids are in the log, as far as the step still has them.
+fn log_given_up(shard: ShardId, given_up: &GivenUp) {
+    let message_id = given_up.message_id.as_deref();
+    let agent_id = given_up.queue.agent_id();
+    let reason = given_up.reason.name();
+    let tracking_id = TrackingId {
+        shard,
+        seq: given_up.seq,
+    };
+    match given_up.status {
+        Status::DeadLettered => {
+            tracing::info!(message_id, agent_id, %tracking_id, reason, "a message became a dead letter");
+        }
+        Status::Expired => tracing::debug!(message_id, agent_id, %tracking_id, "a message expired"),
+        _ => tracing::debug!(message_id, agent_id, %tracking_id, reason, "a message was rejected"),
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) async fn send(
 ) -> Answer {
     params.finish()?;
     let request = read_send(&app, &caller, key.as_ref(), &body.text)?;
-    let id = request.draft.id.clone();
+    let (id, from) = (request.draft.id.clone(), request.draft.from.clone());
     Counters::add(&app.counters.messages_in, 1);
     let sending = app.fabric.send(
         &caller.principal,
@@ -47,13 +47,20 @@ pub(super) async fn send(
         request.body,
         request.trace,
     );
-    let accepted = within(&app, sending).await?;
+    let sent = within(&app, sending).await;
+    let accepted = sent.inspect_err(|error| log_refused(&id, &from, error))?;
     let receipt = json::receipt(&accepted, id.as_str(), &app.fabric.config().node_id);
     let answer = respond::json(StatusCode::ACCEPTED, &receipt);
     Ok(match &receipt.tracking_id {
         Some(tracking) => respond::located(answer, &format!("/messages/{tracking}/status")),
         None => answer,
     })
+}
+
+/// Whoever misses the message finds it in the log.
+fn log_refused(id: &MessageId, from: &AgentId, error: &FabricError) {
+    let code = error.code().number;
+    tracing::debug!(message_id = %id, agent_id = %from, code, detail = %error, "a message was refused");
 }
 
 fn read_send(app: &App, caller: &Caller, key: Option<&MessageId>, text: &Bytes) -> Result<SendRequest, Problem> {
@@ -86,6 +93,7 @@ pub(super) async fn within<T>(app: &App, work: impl Future<Output = Result<T, Fa
 /// One message of a batch, as it came out of the text.
 struct BatchItem {
     id: MessageId,
+    from: AgentId,
     frame: Frame,
 }
 
@@ -98,16 +106,19 @@ pub(super) async fn send_batch(
 ) -> Answer {
     params.finish()?;
     let items = read_batch(&app, &caller, &body.text)?;
-    let ids: Vec<_> = items.iter().map(|item| item.id.clone()).collect();
+    let ids: Vec<_> = items.iter().map(|item| (item.id.clone(), item.from.clone())).collect();
     Counters::add(&app.counters.messages_in, items.len());
     let answers = publish(&app, &caller, items).await;
     let node = &app.fabric.config().node_id;
-    let results = ids.iter().zip(answers).map(|(id, answer)| match answer {
+    let results = ids.iter().zip(answers).map(|((id, from), answer)| match answer {
         Ok(accepted) => to_raw(&json::receipt(&accepted, id.as_str(), node)),
-        Err(error) => to_raw(&BatchProblem {
-            message_id: id.as_str(),
-            problem: error.into(),
-        }),
+        Err(error) => {
+            log_refused(id, from, &error);
+            to_raw(&BatchProblem {
+                message_id: id.as_str(),
+                problem: error.into(),
+            })
+        }
     });
     let results: Vec<_> = results.collect();
     Ok(respond::json(StatusCode::ACCEPTED, &BatchResults { results }))
@@ -171,7 +182,7 @@ fn note_batch_error(item: &json::Field<'_>, error: &FabricError, errors: &mut Er
 }
 
 fn batch_item(request: SendRequest) -> Result<BatchItem, FabricError> {
-    let id = request.draft.id.clone();
+    let (id, from) = (request.draft.id.clone(), request.draft.from.clone());
     let bytes = request.body.len();
     let too_large = |_| FabricError::BodyTooLarge {
         bytes,
@@ -179,7 +190,7 @@ fn batch_item(request: SendRequest) -> Result<BatchItem, FabricError> {
     };
     let mut frame = Frame::new(request.draft.archive()?, request.body).map_err(too_large)?;
     frame.stamp.trace = request.trace;
-    Ok(BatchItem { id, frame })
+    Ok(BatchItem { id, from, frame })
 }
 
 /// Publishes in order and waits for every answer; what is not answered in time is unknown.

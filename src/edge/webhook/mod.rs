@@ -215,7 +215,7 @@ impl Dispatcher {
             Ended::Well => self.circuits.succeeded(&agent),
             Ended::Failing => drop(self.circuits.failed(agent, monotonic())),
             Ended::Gone(registered) => {
-                tracing::info!(%agent, "an agent's endpoint wants no more pushes until it registers again");
+                tracing::info!(agent_id = %agent, "an agent's endpoint wants no more pushes until it registers again");
                 self.circuits.gone(agent, registered);
             }
         }

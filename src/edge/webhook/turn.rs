@@ -11,7 +11,7 @@ use std::{
 
 use axum::http::Uri;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -58,6 +58,10 @@ pub(super) struct Shared {
     pub shutdown: CancellationToken,
 }
 
+/// How long a turn that ends waits for a hand-out that was on its way when the window closed. What counts as out for longer are
+/// acknowledgements whose commit is under way.
+const LATE_HAND_OUT: Duration = Duration::from_millis(100);
+
 /// Order is kept within a lane: sender, queue, priority and QoS, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Lane(u64);
@@ -84,7 +88,7 @@ pub(super) struct Turn {
     /// Handed out, and not on their way yet.
     waiting: VecDeque<Delivery>,
     lanes_busy: HashSet<Lane>,
-    pushes: FuturesUnordered<BoxFuture<'static, (Lane, Pushed)>>,
+    pushes: FuturesUnordered<BoxFuture<'static, (Lane, Delivery, Pushed)>>,
     /// Pushes that may be on their way at once: one while the endpoint is on trial.
     pushes_max: usize,
     failures: u32,
@@ -101,7 +105,7 @@ impl Turn {
             Ok(Some((turn, receiver))) => turn.serve(receiver).await,
             Ok(None) => Ended::Untried,
             Err(error) => {
-                tracing::debug!(%agent, %error, "an agent's messages cannot be pushed now");
+                tracing::debug!(agent_id = %agent, %error, "an agent's messages cannot be pushed now");
                 Ended::Untried
             }
         }
@@ -123,7 +127,7 @@ impl Turn {
         let endpoint = match connector::endpoint(text) {
             Ok(endpoint) => endpoint,
             Err(detail) => {
-                tracing::warn!(%agent, detail, "an agent's `endpoints.http` cannot be pushed to");
+                tracing::warn!(agent_id = %agent, detail, "an agent's `endpoints.http` cannot be pushed to");
                 return Ok(None);
             }
         };
@@ -173,7 +177,7 @@ impl Turn {
                         break;
                     }
                 }
-                Some((lane, pushed)) = self.pushes.next(), if !self.pushes.is_empty() => self.note(lane, pushed),
+                Some((lane, delivery, pushed)) = self.pushes.next(), if !self.pushes.is_empty() => self.note(lane, &delivery, pushed),
                 _ = look.tick() => {
                     if !self.is_due() {
                         break;
@@ -184,8 +188,8 @@ impl Turn {
             self.start_pushes();
         }
         self.give_back(&mut receiver).await;
-        while let Some((lane, pushed)) = self.pushes.next().await {
-            self.note(lane, pushed);
+        while let Some((lane, delivery, pushed)) = self.pushes.next().await {
+            self.note(lane, &delivery, pushed);
         }
         // What the last refusals brought back once more.
         self.give_back(&mut receiver).await;
@@ -195,15 +199,25 @@ impl Turn {
     }
 
     /// Takes no more, and gives back what was handed out and not pushed: released, it counts as no attempt, which merely ending the
-    /// session would.
+    /// session would. A hand-out may be on its way while the window closes, so it is waited for as long as something is out.
     async fn give_back(&mut self, receiver: &mut SessionReceiver) {
         self.handle.set_window(Window::CLOSED);
         let mut deliveries: Vec<Delivery> = std::mem::take(&mut self.waiting).into();
-        receiver.try_next(&mut deliveries, self.shared.config.pushes_per_agent_max);
-        let ids: Vec<DeliveryId> = deliveries.iter().filter_map(|delivery| delivery.id).collect();
-        if !ids.is_empty() {
-            // What fails to be released comes back with the end of the session all the same.
-            let _ = self.handle.nack(&ids, Refusal::Release).await;
+        let at_once = self.shared.config.pushes_per_agent_max;
+        receiver.try_next(&mut deliveries, at_once);
+        loop {
+            let ids: Vec<DeliveryId> = deliveries.drain(..).filter_map(|delivery| delivery.id).collect();
+            if !ids.is_empty() {
+                // What fails to be released comes back with the end of the session all the same.
+                let _ = self.handle.nack(&ids, Refusal::Release).await;
+            }
+            if self.handle.in_flight().messages == 0 || !self.pushes.is_empty() {
+                return;
+            }
+            match timeout(LATE_HAND_OUT, receiver.next(&mut deliveries, at_once)).await {
+                Ok(SessionEvent::Deliveries) => {}
+                Ok(SessionEvent::Goodbye(_)) | Err(_) => return,
+            }
         }
     }
 
@@ -261,13 +275,13 @@ impl Turn {
                     .latencies
                     .record(monotonic().saturating_duration_since(began));
                 settle(&handle, &delivery, &pushed).await;
-                (lane, pushed)
+                (lane, delivery, pushed)
             }
             .boxed(),
         );
     }
 
-    fn note(&mut self, lane: Lane, pushed: Pushed) {
+    fn note(&mut self, lane: Lane, delivery: &Delivery, pushed: Pushed) {
         self.lanes_busy.remove(&lane);
         self.active = monotonic();
         let detail = match pushed {
@@ -286,10 +300,11 @@ impl Turn {
             Pushed::Refused(detail) | Pushed::Unreachable(detail) => detail,
         };
         Counters::add(&self.shared.counters.errors, 1);
-        tracing::debug!(agent = %self.agent, detail, "a push failed");
+        let (agent_id, message_id) = (&self.agent, delivery.frame.envelope.id());
+        tracing::debug!(%agent_id, message_id, detail, "a push failed");
         self.failures += 1;
         if self.failures >= self.failures_max && self.is_wanted() {
-            tracing::warn!(agent = %self.agent, detail, "an agent's endpoint is left alone for a while");
+            tracing::warn!(%agent_id, message_id, detail, "an agent's endpoint is left alone for a while");
             self.ended = Ended::Failing;
         }
     }

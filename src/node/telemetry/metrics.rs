@@ -1,7 +1,7 @@
 //! Metrics for Prometheus: read from the plain counters of the inner layers when somebody asks, never pushed.
 //!
-//! [`CATALOGUE`] is the one list of what exists; `docs/metrics.md` and the output are tested against it. Labels are `protocol`
-//! and `version`: nothing whose values grow with the number of agents, messages or topics. Start at [`Metrics::render`].
+//! [`CATALOGUE`] is the one list of what exists; `docs/metrics.md` and the output are tested against it. Labels are `protocol`,
+//! `qos` and `version`: nothing whose values grow with the number of agents, messages or topics. Start at [`Metrics::render`].
 
 use std::fmt::Write;
 
@@ -48,6 +48,10 @@ const fn by_protocol(name: &'static str, kind: Kind, help: &'static str) -> Defi
     define(name, kind, Some("protocol"), help)
 }
 
+const fn by_qos(name: &'static str, help: &'static str) -> Definition {
+    define(name, Kind::Counter, Some("qos"), help)
+}
+
 const fn define(name: &'static str, kind: Kind, label: Option<&'static str>, help: &'static str) -> Definition {
     Definition {
         name,
@@ -56,6 +60,9 @@ const fn define(name: &'static str, kind: Kind, label: Option<&'static str>, hel
         help,
     }
 }
+
+/// Values of the label `qos`, in their order.
+const QOS_LABELS: [&str; 3] = ["0", "1", "2"];
 
 /// Every metric of a node.
 pub const CATALOGUE: &[Definition] = &[
@@ -97,7 +104,7 @@ pub const CATALOGUE: &[Definition] = &[
     ),
     by_protocol("weft_sessions", Kind::Gauge, "Sessions attached now."),
     // What the router does.
-    counter("weft_messages_accepted_total", "Messages taken in."),
+    by_qos("weft_messages_accepted_total", "Messages taken in."),
     counter("weft_accepted_body_bytes_total", "Bodies of messages taken in."),
     counter(
         "weft_messages_duplicate_total",
@@ -121,7 +128,7 @@ pub const CATALOGUE: &[Definition] = &[
         "Messages given up and kept as dead letters.",
     ),
     counter("weft_messages_rejected_total", "Messages that were rejected."),
-    counter("weft_deliveries_total", "Deliveries begun."),
+    by_qos("weft_deliveries_total", "Deliveries begun."),
     counter(
         "weft_redeliveries_total",
         "Deliveries begun of messages that may have been delivered before.",
@@ -280,7 +287,6 @@ fn edge(protocol: Protocol, counters: &EdgeCounters) {
 
 fn router(counters: &CountersSnapshot) {
     for (name, value) in [
-        ("weft_messages_accepted_total", counters.accepted),
         ("weft_accepted_body_bytes_total", counters.body_bytes),
         ("weft_messages_duplicate_total", counters.duplicates),
         ("weft_messages_refused_total", counters.refused_full),
@@ -289,7 +295,6 @@ fn router(counters: &CountersSnapshot) {
         ("weft_messages_expired_total", counters.expired),
         ("weft_messages_dead_lettered_total", counters.dead_lettered),
         ("weft_messages_rejected_total", counters.rejected),
-        ("weft_deliveries_total", counters.handed_out),
         ("weft_redeliveries_total", counters.redelivered),
         ("weft_commits_total", counters.commits),
         ("weft_commits_failed_total", counters.commits_failed),
@@ -297,6 +302,14 @@ fn router(counters: &CountersSnapshot) {
         ("weft_dead_letters_evicted_total", counters.dead_letters_evicted),
     ] {
         metrics::counter!(name).absolute(value);
+    }
+    for (name, values) in [
+        ("weft_messages_accepted_total", counters.accepted),
+        ("weft_deliveries_total", counters.handed_out),
+    ] {
+        for (qos, value) in QOS_LABELS.into_iter().zip(values) {
+            metrics::counter!(name, "qos" => qos).absolute(value);
+        }
     }
     set("weft_messages_held", counters.messages_held);
     set("weft_queues_held", counters.queues_held);
@@ -363,7 +376,7 @@ mod tests {
             ..Readings::default()
         };
         readings.edges[0].1.messages_in = 7;
-        readings.router.accepted = 5;
+        readings.router.accepted = [2, 5, 0];
         readings.router.sessions[Protocol::WebSocket.index()] = 3;
         readings.router.commit_latency.buckets[0] = 2;
         readings.router.commit_latency.buckets[LATENCY_BOUNDS_US.len()] = 1;
@@ -423,7 +436,9 @@ mod tests {
         let page = Metrics::default().render(&readings());
         for line in [
             "weft_messages_received_total{protocol=\"http\"} 7",
-            "weft_messages_accepted_total 5",
+            "weft_messages_accepted_total{qos=\"0\"} 2",
+            "weft_messages_accepted_total{qos=\"1\"} 5",
+            "weft_deliveries_total{qos=\"2\"} 0",
             "weft_sessions{protocol=\"websocket\"} 3",
             "weft_ready 1",
             "weft_commit_latency_seconds_bucket{le=\"0.00005\"} 2",
@@ -441,7 +456,7 @@ mod tests {
         assert!(
             CATALOGUE
                 .iter()
-                .all(|definition| matches!(definition.label, None | Some("protocol" | "version")))
+                .all(|definition| matches!(definition.label, None | Some("protocol" | "qos" | "version")))
         );
     }
 }

@@ -17,6 +17,9 @@ const SEGMENT: &str =
 const TOKEN: &str = "[A-Za-z0-9._~-]{1,64}";
 /// A character of a topic's level.
 const LEVEL_CHARACTER: &str = r"[^/+#\u0000-\u001f\u007f-\u009f]";
+/// One that takes a single byte.
+const ASCII_LEVEL_CHARACTER: &str = r#"[ !"$%&'()*,.0-~-]"#;
+
 /// Where messages are pushed to.
 const PUSH_URL: &str = r"^https?://[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?(?::[0-9]{1,4})?(?:/[A-Za-z0-9._~/-]*)?(?:\?[A-Za-z0-9._~=&-]*)?$";
 
@@ -63,12 +66,32 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
+/// A topic's levels, of the given characters.
+fn topic(character: &str) -> String {
+    format!("(?:{character}*/){{0,31}}{character}*")
+}
+
+/// MQTT-style: `+` for one level, `#` for the rest, `$share/<name>/<filter>` for a shared one.
+fn filter(character: &str) -> String {
+    let level = format!(r"(?:{character}*|\+)");
+    let share = format!(r"\$share/{character}+/(?=.)(?:{level}/){{0,29}}(?:{level}|#)");
+    let plain = format!(r"(?!\$share/)(?:{level}/){{0,31}}(?:{level}|#)");
+    format!("(?:{plain}|{share})")
+}
+
+/// A text that is bounded in bytes, where a schema counts characters: ASCII up to the bound, anything up to a quarter of it.
+/// Between them the bytes decide.
+fn in_bytes(pattern: &dyn Fn(&str) -> String) -> Value {
+    let bounded = |character: &str, characters_max: usize| json!({"type": "string", "pattern": format!("^{}$", pattern(character)), "minLength": 1, "maxLength": characters_max});
+    json!({
+        "description": format!("At most {TOPIC_BYTES_MAX} bytes of UTF-8. In filters `+` is one level, `#` the rest, `$share/<name>/<filter>` a shared one."),
+        "anyOf": [bounded(ASCII_LEVEL_CHARACTER, TOPIC_BYTES_MAX), bounded(LEVEL_CHARACTER, TOPIC_BYTES_MAX / 4)]
+    })
+}
+
 fn grammars() -> Value {
     let id_text = id_pattern();
-    let topic = format!("(?:{LEVEL_CHARACTER}*/){{0,31}}{LEVEL_CHARACTER}*");
-    let filter_level = format!(r"(?:{LEVEL_CHARACTER}*|\+)");
-    let share = format!(r"\$share/{LEVEL_CHARACTER}+/(?=.)(?:{filter_level}/){{0,29}}(?:{filter_level}|#)");
-    let plain = format!(r"(?!\$share/)(?:{filter_level}/){{0,31}}(?:{filter_level}|#)");
+    let any_topic = topic(LEVEL_CHARACTER);
     json!({
         "AgentIdInPath": id_in_path("An agent's id, with `/` written `%2F`."),
         "GroupIdInPath": id_in_path("A group's id, with `/` written `%2F`."),
@@ -85,17 +108,12 @@ fn grammars() -> Value {
         "Address": {
             "type": "string",
             "description": "Without a kind it is an agent's.",
-            "pattern": format!("^(?:(?:agent:)?{id_text}(?:#{TOKEN})?|group:{id_text}|any:{id_text}|topic:(?=.){topic})$"),
+            "pattern": format!("^(?:(?:agent:)?{id_text}(?:#{TOKEN})?|group:{id_text}|any:{id_text}|topic:(?=.){any_topic})$"),
             "maxLength": ID_BYTES_MAX,
             "examples": ["agent:agent_123#r-1"]
         },
-        "TopicName": {"type": "string", "pattern": format!("^{topic}$"), "minLength": 1, "maxLength": TOPIC_BYTES_MAX},
-        "TopicFilter": {
-            "type": "string",
-            "description": "MQTT-style: `+` for one level, `#` for the rest, `$share/<name>/<filter>` for a shared one.",
-            "pattern": format!("^(?:{plain}|{share})$"),
-            "minLength": 1, "maxLength": TOPIC_BYTES_MAX
-        },
+        "TopicName": in_bytes(&|character| topic(character)),
+        "TopicFilter": in_bytes(&|character| filter(character)),
         "MessageId": {"type": "string", "pattern": "^[A-Za-z0-9._~:-]{1,128}$", "minLength": 1, "maxLength": 128},
         "TrackingId": {"type": "string", "pattern": "^t_[0-3][0-9a-f]{2}-[0-9a-f]{1,16}$"},
         "DeliveryId": {"type": "string", "pattern": "^d_[0-3][0-9a-f]{2}-[0-9a-f]{1,16}-[0-9a-f]{1,16}$"},
@@ -159,10 +177,9 @@ fn send_form(bounds: Bounds, body: Value, required: &[&str], reply_to: ReplyTo) 
         "headers": headers(),
         "content_type": {"type": "string", "maxLength": FIELD_BYTES_MAX}
     }));
-    match reply_to {
-        ReplyTo::Named => properties.insert("reply_to".into(), named("Address")),
-        ReplyTo::SetByFabric => properties.insert("timeout".into(), reply_timeout()),
-    };
+    if matches!(reply_to, ReplyTo::Named) {
+        properties.insert("reply_to".into(), named("Address"));
+    }
     properties.extend(object(body));
     let mut required: Vec<_> = required.to_vec();
     required.push("from_agent");
@@ -186,13 +203,6 @@ fn send_form(bounds: Bounds, body: Value, required: &[&str], reply_to: ReplyTo) 
 enum ReplyTo {
     Named,
     SetByFabric,
-}
-
-fn reply_timeout() -> Value {
-    json!({
-        "description": "How long to wait for the reply, unless the query says so.",
-        "anyOf": [{"type": "string", "pattern": super::paths::DURATION}, {"type": "integer", "minimum": 0, "maximum": 9_999_999_999_u64}]
-    })
 }
 
 fn headers() -> Value {
@@ -247,7 +257,7 @@ fn sending(bounds: Bounds) -> Value {
         },
         "ReplyRequest": {
             "title": "ReplyRequest",
-            "description": "A send request; the fabric sets its reply address.",
+            "description": "A send request; the fabric sets its reply address. `timeout` (`30s`, or seconds as a number) may stand here instead of in the query.",
             "oneOf": forms(ReplyTo::SetByFabric)
         },
         "BatchRequest": {

@@ -362,7 +362,7 @@ impl Session {
     /// Its client took nothing for so long that hand-outs in its queue timed out and made room for more.
     fn drop_slow_stream(&mut self, id: StreamId, out: &mut Vec<Effect>) {
         if let Some(connection) = self.streams.remove(&id.0) {
-            tracing::info!(agent = %self.agent, "an event stream was closed because its client does not read");
+            tracing::info!(agent_id = %self.agent, "an event stream was closed because its client does not read");
             let written = connection.written.load(Ordering::Relaxed);
             self.desk.handle_stream_gone(id, written, time::monotonic(), out);
         }
@@ -377,7 +377,7 @@ impl Session {
                 Some(refusal) => fabric.nack(&principal, &agent, &ids, refusal).await,
             };
             if let Err(error) = settled {
-                tracing::debug!(%agent, %error, "messages of an HTTP session were not settled");
+                tracing::debug!(agent_id = %agent, %error, "messages of an HTTP session were not settled");
             }
         });
     }
@@ -407,7 +407,7 @@ impl Session {
         let subscribed = match fabric.subscriptions(&self.principal, &self.agent, POLL_QUEUE) {
             Ok(filters) => !filters.is_empty(),
             Err(error) => {
-                tracing::debug!(agent = %self.agent, %error, "the subscriptions of an HTTP session were not read");
+                tracing::debug!(agent_id = %self.agent, %error, "the subscriptions of an HTTP session were not read");
                 false
             }
         };
@@ -423,7 +423,7 @@ impl Session {
             Ok(attached) => self.topics = Some(attached),
             // Topic messages wait in their queue; the next session tries again.
             Err(error) => {
-                tracing::warn!(agent = %self.agent, %error, "the topics of an HTTP session were not attached")
+                tracing::warn!(agent_id = %self.agent, %error, "the topics of an HTTP session were not attached")
             }
         }
     }

@@ -112,7 +112,7 @@ impl Owner {
                 .nack(&owner.principal, &owner.agent, &owner.ids, Refusal::Release)
                 .await;
             if let Err(error) = settled {
-                tracing::debug!(agent = %owner.agent, %error, "unread messages were not given back");
+                tracing::debug!(agent_id = %owner.agent, %error, "unread messages were not given back");
             }
             owner
                 .sessions
@@ -134,7 +134,7 @@ impl Owner {
                 .ack(&owner.principal, &owner.agent, &owner.ids)
                 .await;
             if let Err(error) = settled {
-                tracing::debug!(agent = %owner.agent, %error, "messages were not acknowledged automatically");
+                tracing::debug!(agent_id = %owner.agent, %error, "messages were not acknowledged automatically");
             }
         });
     }
