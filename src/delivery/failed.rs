@@ -29,6 +29,10 @@ impl<A> ShardState<A> {
                     answer
                 }
                 After::Duplicate { answer, .. } | After::SettledToo { answer, .. } => answer,
+                After::Rejected { seq } => {
+                    self.undo_rejection(seq);
+                    None
+                }
                 After::Relayed { source, seq, copies } => {
                     self.copies_failed(source, seq, copies);
                     None
@@ -61,6 +65,17 @@ impl<A> ShardState<A> {
             self.take_receipt(seq);
         }
         self.forget_idle_queue(message.queue);
+    }
+
+    /// The copy comes again with the others of its fan-out; were its receipt left, it would be taken for a repeat, and no store would have
+    /// the receipt.
+    fn undo_rejection(&mut self, seq: Seq) {
+        let Some(receipt) = self.take_receipt(seq) else { return };
+        self.by_id.remove(&(receipt.id_hash, seq));
+        let newest = (receipt.key, receipt.address);
+        if self.keys.get(&newest) == Some(&seq) {
+            self.keys.remove(&newest);
+        }
     }
 
     fn undo_settle(&mut self, seq: Seq) {

@@ -152,6 +152,8 @@ pub enum After<A> {
         seq: Seq,
         copies: Box<Copies>,
     },
+    /// A copy was rejected: its receipt, and nothing else, is in.
+    Rejected { seq: Seq },
     /// A dead letter was replayed.
     Replayed { seq: Seq, answer: Option<A> },
 }

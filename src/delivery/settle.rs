@@ -311,6 +311,7 @@ impl<A> ShardState<A> {
                     let verdict = if is_settled { Verdict::Settled } else { Verdict::Failed };
                     out.answers.extend(answer.map(|answer| (answer, verdict)));
                 }
+                After::Rejected { .. } => {}
                 After::Relayed { source, seq, .. } => self.copies_committed(source, seq, out),
                 After::Replayed { seq, answer } => {
                     self.replayed(seq);
@@ -388,6 +389,7 @@ impl<A> ShardState<A> {
             keep: Keep::Nothing,
         });
         self.insert_receipt(settle_no, receipt);
+        self.after.push(After::Rejected { seq });
     }
 
     /// Ends every message of a queue: its agent, group or session is gone.

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     ask::{AnswerSink, Ask},
+    config::Config,
     door::Admitted,
     fabric::Fabric,
     surface::{Answer, Principal, Protocol, Tag},
@@ -16,7 +17,6 @@ use super::{
 };
 use crate::{
     frame::{Frame, Priority},
-    queue::Weigh,
     time,
 };
 
@@ -34,16 +34,11 @@ impl Fabric {
             receiver,
             permits: sink.permits.clone(),
         };
-        let config = self.config();
         let publisher = Publisher {
             fabric: self.clone(),
             principal,
             sink,
-            frames_max: COMMAND_FRAMES_MAX.min(config.worker_frames_max).max(1),
-            bytes_max: COMMAND_BYTES_MAX.min(config.worker_bytes_max),
-            taken: VecDeque::new(),
-            gathered: VecDeque::new(),
-            leaving: None,
+            work: Box::default(),
         };
         (publisher, answers)
     }
@@ -55,14 +50,17 @@ pub struct Publisher {
     fabric: Fabric,
     principal: Principal,
     sink: Arc<AnswerSink>,
-    frames_max: usize,
-    bytes_max: usize,
+    /// Boxed: a session keeps its publisher while it is idle.
+    work: Box<Work>,
+}
+
+/// What a publisher took in and has not handed on yet.
+#[derive(Debug, Default)]
+struct Work {
     /// Taken from the caller, at most one batch of it.
     taken: VecDeque<(Option<Tag>, Frame)>,
-    /// Passed the door: commands for the workers, each within the bounds above.
+    /// Passed the door: commands for the workers, each within the bounds above. The first may be waiting for room.
     gathered: VecDeque<Gathered>,
-    /// The command that waits for room.
-    leaving: Option<(usize, Priority, Option<Command>)>,
 }
 
 /// Frames that go to one worker at one priority.
@@ -70,8 +68,24 @@ pub struct Publisher {
 struct Gathered {
     worker: usize,
     priority: Priority,
-    frames: Vec<Inbound>,
     bytes: usize,
+    /// [`Command::Publish`]; gone once it is in the worker's inbox.
+    command: Option<Command>,
+}
+
+impl Gathered {
+    /// The frames, where there is room for so many bytes more.
+    fn with_room(&mut self, bytes: usize, config: &Config) -> Option<&mut Vec<Inbound>> {
+        let frames_max = COMMAND_FRAMES_MAX.min(config.worker_frames_max);
+        let bytes_max = COMMAND_BYTES_MAX.min(config.worker_bytes_max);
+        match &mut self.command {
+            Some(Command::Publish(frames)) if frames.len() < frames_max && self.bytes + bytes <= bytes_max => {
+                self.bytes += bytes;
+                Some(frames)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Publisher {
@@ -83,11 +97,7 @@ impl Publisher {
             fabric: self.fabric.clone(),
             principal: self.principal.clone(),
             sink: self.sink.clone(),
-            frames_max: self.frames_max,
-            bytes_max: self.bytes_max,
-            taken: VecDeque::new(),
-            gathered: VecDeque::new(),
-            leaving: None,
+            work: Box::default(),
         }
     }
 
@@ -99,14 +109,14 @@ impl Publisher {
     /// them, and their tags are never answered: unknown to their sender.
     pub async fn publish(&mut self, batch: &mut Vec<(Option<Tag>, Frame)>) {
         self.hand_on().await;
-        self.taken.extend(batch.drain(..));
+        self.work.taken.extend(batch.drain(..));
         self.hand_on().await;
     }
 
     /// Hands on all that was taken.
     async fn hand_on(&mut self) {
         let now = time::now();
-        while let Some((tag, _)) = self.taken.front() {
+        while let Some((tag, _)) = self.work.taken.front() {
             if tag.is_some() {
                 if self.sink.permits.available_permits() == 0 {
                     // The messages before this one must be on their way, or their answers would never come.
@@ -115,7 +125,7 @@ impl Publisher {
                 self.take_permit().await;
             }
             // From the permit to here nothing waits: no frame has two of them, none has lost one.
-            if let Some((tag, frame)) = self.taken.pop_front() {
+            if let Some((tag, frame)) = self.work.taken.pop_front() {
                 self.take_in(tag, frame, now);
             }
         }
@@ -148,45 +158,34 @@ impl Publisher {
             tag,
         });
         let bytes = inbound.publish.frame.encoded_len();
+        let config = &self.fabric.0.config;
+        let gathered = &mut self.work.gathered;
         // The newest of its kind: order within one is order in the worker's inbox.
-        let same = self
-            .gathered
+        let same = gathered
             .iter_mut()
             .rev()
             .find(|g| (g.worker, g.priority) == (worker, priority));
-        match same {
-            Some(gathered) if gathered.frames.len() < self.frames_max && gathered.bytes + bytes <= self.bytes_max => {
-                gathered.frames.push(inbound);
-                gathered.bytes += bytes;
-            }
-            _ => {
+        match same.and_then(|same| same.with_room(bytes, config)) {
+            Some(frames) => frames.push(inbound),
+            None => {
                 // Most batches go to one place whole.
-                let mut frames = Vec::with_capacity((self.taken.len() + 1).min(self.frames_max));
+                let mut frames = Vec::with_capacity((self.work.taken.len() + 1).min(COMMAND_FRAMES_MAX));
                 frames.push(inbound);
-                self.gathered.push_back(Gathered {
+                gathered.push_back(Gathered {
                     worker,
                     priority,
-                    frames,
                     bytes,
+                    command: Some(Command::Publish(frames)),
                 });
             }
         }
     }
 
     async fn push_gathered(&mut self) {
-        loop {
-            if self.leaving.is_none() {
-                self.leaving = self.gathered.pop_front().map(|gathered| {
-                    let command = Command::Publish(gathered.frames);
-                    debug_assert!(command.parts() <= self.frames_max);
-                    (gathered.worker, gathered.priority, Some(command))
-                });
-            }
-            let Some((worker, priority, command)) = &mut self.leaving else {
-                return;
-            };
-            let pushed = self.fabric.0.workers.push(*worker, *priority, command).await;
-            let refused = self.leaving.take().and_then(|(_, _, command)| command);
+        while let Some(oldest) = self.work.gathered.front_mut() {
+            let workers = &self.fabric.0.workers;
+            let pushed = workers.push(oldest.worker, oldest.priority, &mut oldest.command).await;
+            let refused = self.work.gathered.pop_front().and_then(|oldest| oldest.command);
             if let (Err(error), Some(Command::Publish(refused))) = (pushed, refused) {
                 let asks = refused.into_iter().filter_map(|inbound| inbound.publish.answer);
                 asks.for_each(|ask| ask.fail(error.clone()));

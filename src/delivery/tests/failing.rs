@@ -201,3 +201,24 @@ fn a_replay_that_failed_leaves_the_dead_letter_and_its_receipt() {
         (true, Some(Status::DeadLettered))
     );
 }
+
+#[test]
+fn the_receipt_of_a_rejected_copy_whose_commit_failed_is_written_again() {
+    let mut world = World::new();
+    let message = mail("m1", "group:g");
+    world.copies(&message, SOURCE, Some(1), &["agent:gone#tok1", "agent:x"]);
+    world.begin_commit();
+    world.fail();
+    world.wait_secs(1);
+    world.commit();
+    assert_eq!(world.out.relayed, [(SOURCE, Seq::from_raw(1))]);
+    world.crash();
+    let mut ends: Vec<_> = world
+        .shard
+        .receipts_of_key(message.key(), IdHash::new("m1"))
+        .iter()
+        .map(|receipt| receipt.status)
+        .collect();
+    ends.sort_by_key(|status| *status as u8);
+    assert_eq!(ends, [Status::Queued, Status::Rejected]);
+}
