@@ -51,7 +51,10 @@ async fn a_session_carries_messages_receipts_and_acknowledgements() {
         let before = received.len();
         within(bob.recv_batch(&mut received, 100)).await.unwrap();
         let outcomes = within(bob.ack_all(&received[before..])).await;
-        assert!(outcomes.iter().all(|one| matches!(one, client::SettleOutcome::Done)), "{outcomes:?}");
+        assert!(
+            outcomes.iter().all(|one| matches!(one, client::SettleOutcome::Done)),
+            "{outcomes:?}"
+        );
     }
     let bodies: Vec<_> = received.iter().map(text).collect();
     let sent: Vec<_> = (0..500).map(|n| format!("message {n}")).collect();
@@ -62,7 +65,9 @@ async fn a_session_carries_messages_receipts_and_acknowledgements() {
         let accepted = within(handle).await.unwrap();
         assert!(accepted.tracking_id.is_some() && !accepted.duplicate);
         // A call, carried by QUIC too.
-        let status = client.status(StatusQuery::Tracking(accepted.tracking_id.unwrap())).await;
+        let status = client
+            .status(StatusQuery::Tracking(accepted.tracking_id.unwrap()))
+            .await;
         assert_eq!(status.unwrap().status, Status::Delivered);
     }
     assert_eq!(alice.stats().answered, 500);

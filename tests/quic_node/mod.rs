@@ -66,7 +66,14 @@ impl Server {
             counters: Arc::clone(&counters),
             calls: Some(calls),
         };
-        let serving = quic::serve(socket, material.server(&[]).unwrap(), door, edge, shutdown.clone(), PATIENCE);
+        let serving = quic::serve(
+            socket,
+            material.server(&[]).unwrap(),
+            door,
+            edge,
+            shutdown.clone(),
+            PATIENCE,
+        );
         let quic = tokio::spawn(async move { serving.await.unwrap() });
         let door = grpc::Door {
             fabric: fabric.clone(),
