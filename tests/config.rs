@@ -45,7 +45,10 @@ fn without_configuration_every_listener_is_on_loopback() {
     let config = &gathered.config;
     assert_eq!(config.http.listen, Listen::loopback(8000));
     assert_eq!(config.grpc.listen, Listen::loopback(50051));
-    assert_eq!((&config.quic.listen, &config.mqtt.listen), (&Listen::Off, &Listen::Off));
+    assert_eq!(
+        (&config.quic.listen, &config.mqtt.listen),
+        (&Listen::loopback(4433), &Listen::Off)
+    );
     assert!(gathered.settings().all(|(_, _, source)| source.kind == Origin::Default));
 }
 
@@ -231,7 +234,7 @@ fn a_listener_that_others_can_reach_must_be_asked_for() {
 
 #[test]
 fn protocols_that_are_not_in_this_build_must_stay_off() {
-    for section in ["quic", "mqtt"] {
+    for section in ["mqtt"] {
         accepted(&format!("{section}: {{listen: off}}\n"), &[]);
         let line = complaint(&format!("{section}: {{listen: '127.0.0.1:0'}}\n"), &[]);
         assert!(line.contains("not in this build yet"), "{line}");

@@ -34,13 +34,18 @@ const ROOMS: &[Room] = &[
     room("router", &["frame", "queue", "delivery"]),
     room("store", &["frame", "queue", "delivery", "router"]),
     room("rpc", &["frame"]),
+    room("native", &["frame"]),
     room("edge", &["frame", "queue", "delivery", "router"]),
     room("edge::json", &["frame", "queue", "delivery", "router", "edge"]),
     room("edge::http", EDGE_FLOOR),
     room("edge::websocket", EDGE_FLOOR),
     room("edge::webhook", EDGE_FLOOR),
     room("edge::grpc", &["frame", "queue", "delivery", "router", "edge", "rpc"]),
-    room("client", &["frame", "rpc"]),
+    room(
+        "edge::quic",
+        &["frame", "queue", "delivery", "router", "edge", "native"],
+    ),
+    room("client", &["frame", "rpc", "native"]),
     room(
         "node",
         &[
@@ -54,6 +59,8 @@ const ROOMS: &[Room] = &[
             "edge::websocket",
             "edge::webhook",
             "edge::grpc",
+            "edge::quic",
+            "native",
         ],
     ),
     room("cli", &["frame", "router", "client", "node"]),
@@ -86,7 +93,6 @@ const FENCED: &[Fenced] = &[
         crates: &[
             "axum",
             "hyper",
-            "hyper_util",
             "http_body_util",
             "tower_http",
             "utoipa",
@@ -109,13 +115,18 @@ const FENCED: &[Fenced] = &[
         why: "frames of RFC 6455 and their compression stay at the WebSocket edge",
     },
     Fenced {
+        crates: &["hyper_util"],
+        only_in: &["edge::http", "edge::websocket", "edge::webhook", "client"],
+        why: "HTTP types stay at the HTTP edges; the client wraps a stream for its calls in one",
+    },
+    Fenced {
         crates: &["redis", "sqlx", "redb"],
         only_in: &["store"],
         why: "only a store knows how it stores",
     },
     Fenced {
         crates: &["quinn"],
-        only_in: &["client", "node"],
+        only_in: &["native", "edge::quic", "client"],
         why: "QUIC types stay at its edge, in links and in the client",
     },
     Fenced {

@@ -16,12 +16,12 @@ mod serve;
 mod settings;
 mod shape;
 
-use std::{env, io, process::ExitCode};
+use std::{env, fs, io, path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
-    client::Client,
+    client::{Client, ClientBuilder},
     node::failure::{Exit, Failure},
 };
 use output::{Format, Printer, Stop};
@@ -30,6 +30,9 @@ use output::{Format, Printer, Stop};
 const SERVER_DEFAULT: &str = "grpc://127.0.0.1:50051";
 /// The variable that names another one.
 const SERVER_VARIABLE: &str = "WEFT_SERVER";
+/// The variables that name whom encrypted URLs trust.
+const CA_VARIABLE: &str = "WEFT_TLS_CA";
+const PIN_VARIABLE: &str = "WEFT_TLS_PIN";
 
 /// A messaging fabric for AI agents: durable mailboxes, honest delivery, one binary.
 #[derive(Debug, Parser)]
@@ -63,9 +66,17 @@ struct Common {
     )]
     output: Format,
 
-    /// The node to talk to [default: $WEFT_SERVER, else grpc://127.0.0.1:50051]
+    /// The node to talk to: weft:// (QUIC), grpc:// or grpcs:// [default: $WEFT_SERVER, else grpc://127.0.0.1:50051]
     #[arg(long, global = true, value_name = "URL")]
     server: Option<String>,
+
+    /// PEM file of the authority that signed the node's certificate, or of that certificate [default: $WEFT_TLS_CA]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "tls_pin")]
+    tls_ca: Option<PathBuf>,
+
+    /// The node's certificate by its fingerprint, as `weft serve` logs it: sha256:… [default: $WEFT_TLS_PIN]
+    #[arg(long, global = true, value_name = "FINGERPRINT")]
+    tls_pin: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -166,9 +177,28 @@ async fn connect(common: &Common) -> Result<Client, Failure> {
         .clone()
         .or_else(variable)
         .unwrap_or_else(|| SERVER_DEFAULT.into());
-    Client::connect(&url)
-        .await
-        .map_err(|error| failure::from_client("cannot talk to the node", error))
+    let builder = trusting(Client::builder(&url), common)?;
+    let connected = builder.connect().await;
+    connected.map_err(|error| failure::from_client("cannot talk to the node", error))
+}
+
+/// With whom an encrypted URL trusts: flags before variables, the fingerprint before the authority.
+fn trusting(builder: ClientBuilder, common: &Common) -> Result<ClientBuilder, Failure> {
+    let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let flags = (common.tls_ca.clone(), common.tls_pin.clone());
+    let (ca, pin) = match flags {
+        (None, None) => (variable(CA_VARIABLE).map(PathBuf::from), variable(PIN_VARIABLE)),
+        given => given,
+    };
+    let wrong = |cause: String, fix: &str| Failure::new(Exit::Usage, "cannot tell whom to trust", cause, fix);
+    if let Some(pin) = pin {
+        let fix = "copy the fingerprint from the node's log, or from its `weft ready` line";
+        return Ok(builder.tls_pin(pin.parse().map_err(|error| wrong(error, fix))?));
+    }
+    let Some(file) = ca else { return Ok(builder) };
+    let fix = "name a readable PEM file; a node keeps its own certificate in its data directory";
+    let pem = fs::read(&file).map_err(|error| wrong(format!("{}: {error}", file.display()), fix))?;
+    Ok(builder.tls_ca_pem(pem))
 }
 
 /// Runs a command on a runtime of one thread: these wait for one connection.

@@ -26,13 +26,18 @@ const LOG_LINES_SHOWN: usize = 40;
 pub struct Listeners {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
+    pub quic: SocketAddr,
 }
 
 impl Listeners {
     /// Free ports of loopback, chosen by the system.
     pub fn free() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { http: any, grpc: any }
+        Self {
+            http: any,
+            grpc: any,
+            quic: any,
+        }
     }
 }
 
@@ -60,6 +65,7 @@ impl RealNode {
             .arg(data)
             .arg(format!("--http-listen={}", listeners.http))
             .arg(format!("--grpc-listen={}", listeners.grpc))
+            .arg(format!("--quic-listen={}", listeners.quic))
             // A `weft.yaml` or `.env` of the package is none of the node's either.
             .current_dir(data.parent().expect("the data folder is in the test's folder"))
             .stdin(Stdio::null())
@@ -91,6 +97,7 @@ impl RealNode {
             listeners: Listeners {
                 http: address("http"),
                 grpc: address("grpc"),
+                quic: address("quic"),
             },
             child,
             data: data.to_owned(),

@@ -23,6 +23,7 @@ use crate::{
         reader::{ControlReader, ReadFailure},
     },
     router::{error::FabricError, surface::Principal},
+    time::monotonic,
 };
 
 /// Serves a connection to its end.
@@ -32,7 +33,7 @@ pub(super) async fn serve(edge: Arc<Edge>, guest: Guest) {
         pass,
         handshake,
     } = guest;
-    let deadline = Instant::now() + edge.config.handshake_timeout();
+    let deadline = Instant::from_std(monotonic()) + edge.config.handshake_timeout();
     let peer = incoming.remote_address();
     let connection = match timeout_at(deadline, incoming).await {
         Ok(Ok(connection)) => connection,

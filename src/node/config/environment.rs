@@ -14,7 +14,7 @@ use super::{
 /// What weft's own variables start with.
 pub const PREFIX: &str = "WEFT_";
 /// Variables of ours that are no settings: they are read by the command line.
-pub const COMMAND_LINE: [&str; 2] = ["WEFT_CONFIG", "WEFT_SERVER"];
+pub const COMMAND_LINE: [&str; 4] = ["WEFT_CONFIG", "WEFT_SERVER", "WEFT_TLS_CA", "WEFT_TLS_PIN"];
 /// Suffix of a variable that names a file with the value.
 const FILE_SUFFIX: &str = "_FILE";
 

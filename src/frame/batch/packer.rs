@@ -1,0 +1,236 @@
+//! Writing a batch: frames into runs, runs into as few buffers as there are large bodies. Start at [`Packer`].
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    BATCH_HEADER_BYTES, BODY_APART_BYTES, Compression, FLAG_ZSTD, Mark, RUN_COUNT_AT, RUN_FLAG_MARKS, RUN_FLAG_QUEUE,
+    RUN_FLAG_TRACE, ZSTD_LEVEL, header,
+};
+use crate::frame::{Frame, Seq, Stamp, envelope::Envelope, grammar::is_message_id, limits::MESSAGE_ID_BYTES_MAX};
+
+/// Builds a batch frame by frame. Bodies are copied into it, those of 16 KiB and more are not.
+#[derive(Debug)]
+pub struct Packer {
+    /// What is finished before `tail`, because a body apart follows it. The first one begins with the header.
+    done: Vec<BytesMut>,
+    apart: Vec<Bytes>,
+    tail: BytesMut,
+    frames: usize,
+    bytes_done: usize,
+    run: Option<OpenRun>,
+}
+
+/// The run that the next frame may belong to. Its header stands in `tail`.
+#[derive(Debug)]
+struct OpenRun {
+    at: usize,
+    frames: u32,
+    envelope: Envelope,
+    id: Range<usize>,
+    stamp: Stamp,
+    queue: String,
+    mark: Option<Mark>,
+    /// Where the last frame's id is to be compared with.
+    last_id: [u8; MESSAGE_ID_BYTES_MAX],
+}
+
+impl Packer {
+    /// An empty batch with room for so many bytes before it grows.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut tail = BytesMut::with_capacity(BATCH_HEADER_BYTES + bytes);
+        tail.put_bytes(0, BATCH_HEADER_BYTES);
+        Self {
+            done: Vec::new(),
+            apart: Vec::new(),
+            tail,
+            frames: 0,
+            bytes_done: 0,
+            run: None,
+        }
+    }
+
+    /// Frames so far. The caller finishes the batch before there are 65,536.
+    pub const fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Bytes so far. The caller finishes the batch before there are 32 MiB.
+    pub fn bytes(&self) -> usize {
+        self.bytes_done + self.tail.len()
+    }
+
+    /// Adds a frame.
+    pub fn push(&mut self, frame: &Frame, mark: Option<Mark>, queue: &str) {
+        let apart = frame.body.len() >= BODY_APART_BYTES;
+        if apart || !self.run.as_ref().is_some_and(|run| run.takes(frame, mark, queue)) {
+            self.close_run();
+            self.open_run(frame, mark, queue);
+        }
+        let run = self.run.as_mut().expect("a run was opened above, unless one was open");
+        run.put_entry(frame.envelope.id().as_bytes(), frame.body.len(), mark, &mut self.tail);
+        self.frames += 1;
+        if apart {
+            self.close_run();
+            self.bytes_done += self.tail.len() + frame.body.len();
+            self.done.push(self.tail.split());
+            self.apart.push(frame.body.clone());
+        } else {
+            self.tail.put_slice(&frame.body);
+        }
+    }
+
+    /// Adds the last frame's twin: a frame that differs from it in nothing but the id and the body. False, and nothing added,
+    /// where that cannot be: the batch is empty, carries marks, or the id is none or of another length.
+    pub fn push_twin(&mut self, id: &str, body: &Bytes) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        if run.mark.is_some()
+            || body.len() >= BODY_APART_BYTES
+            || id.len() != run.id.len()
+            || !is_message_id(id.as_bytes())
+        {
+            return false;
+        }
+        run.put_entry(id.as_bytes(), body.len(), None, &mut self.tail);
+        self.tail.put_slice(body);
+        self.frames += 1;
+        true
+    }
+
+    /// The batch, to be written in order, under its first frame's tag. Nothing where no frame was added.
+    pub fn finish(mut self, tag: u64, compression: Compression, into: &mut Vec<Bytes>) {
+        if self.frames == 0 {
+            return;
+        }
+        self.close_run();
+        let payload = self.bytes() - BATCH_HEADER_BYTES;
+        if compression == Compression::Zstd
+            && let Some(packed) = self.compressed(tag)
+        {
+            into.push(packed);
+            return;
+        }
+        let header = header(0, [self.frames, payload, payload], tag);
+        self.done.push(self.tail);
+        self.done[0][..BATCH_HEADER_BYTES].copy_from_slice(&header);
+        let mut apart = self.apart.into_iter();
+        for part in self.done {
+            into.extend((!part.is_empty()).then(|| part.freeze()));
+            into.extend(apart.next());
+        }
+    }
+
+    /// The whole batch in one buffer, compressed; `None` where that makes it no smaller.
+    fn compressed(&self, tag: u64) -> Option<Bytes> {
+        let mut plain = Vec::with_capacity(self.bytes());
+        for (part, body) in self.done.iter().zip(&self.apart) {
+            plain.extend_from_slice(part);
+            plain.extend_from_slice(body);
+        }
+        plain.extend_from_slice(&self.tail);
+        let plain = &plain[BATCH_HEADER_BYTES..];
+        let packed = zstd::bulk::compress(plain, ZSTD_LEVEL).ok()?;
+        if packed.len() >= plain.len() {
+            return None;
+        }
+        let mut batch = BytesMut::with_capacity(BATCH_HEADER_BYTES + packed.len());
+        batch.put_slice(&header(FLAG_ZSTD, [self.frames, plain.len(), packed.len()], tag));
+        batch.put_slice(&packed);
+        Some(batch.freeze())
+    }
+
+    fn close_run(&mut self) {
+        if let Some(run) = self.run.take() {
+            let count = run.at + RUN_COUNT_AT;
+            self.tail[count..count + 4].copy_from_slice(&run.frames.to_le_bytes());
+        }
+    }
+
+    fn open_run(&mut self, frame: &Frame, mark: Option<Mark>, queue: &str) {
+        let (stamp, envelope) = (frame.stamp, frame.envelope.as_bytes());
+        let has_trace = stamp.trace.trace_id != [0; 16];
+        let mut flags = stamp.flags.bits();
+        flags |= if has_trace { RUN_FLAG_TRACE } else { 0 };
+        flags |= if queue.is_empty() { 0 } else { RUN_FLAG_QUEUE };
+        flags |= if mark.is_some() { RUN_FLAG_MARKS } else { 0 };
+        let (at, tail) = (self.tail.len(), &mut self.tail);
+        tail.put_slice(&[flags, stamp.hops]);
+        tail.put_u16_le(mark.map_or(0, |mark| mark.shard.get()));
+        tail.put_u32_le(0);
+        tail.put_u32_le(u32::try_from(envelope.len()).expect("an envelope's limit was checked when it was made"));
+        tail.put_u64_le(stamp.accepted_at.as_millis());
+        tail.put_u64_le(stamp.expires_at.as_millis());
+        tail.put_u32_le(stamp.attempt);
+        if has_trace {
+            tail.put_slice(&stamp.trace.trace_id);
+            tail.put_slice(&stamp.trace.span_id);
+            tail.put_u8(stamp.trace.flags);
+        }
+        if !queue.is_empty() {
+            tail.put_u16_le(u16::try_from(queue.len()).expect("an address is at most some hundred bytes long"));
+            tail.put_slice(queue.as_bytes());
+        }
+        tail.put_slice(envelope);
+        let id = frame.envelope.id_span();
+        let mut last_id = [0; MESSAGE_ID_BYTES_MAX];
+        last_id[..id.len()].copy_from_slice(&envelope[id.clone()]);
+        self.run = Some(OpenRun {
+            at,
+            frames: 0,
+            envelope: frame.envelope.clone(),
+            id,
+            stamp,
+            queue: queue.into(),
+            mark: mark.map(|mark| Mark {
+                seq: Seq::ZERO,
+                lease: 0,
+                ..mark
+            }),
+            last_id,
+        });
+    }
+}
+
+impl OpenRun {
+    fn takes(&self, frame: &Frame, mark: Option<Mark>, queue: &str) -> bool {
+        self.mark.map(|mark| mark.shard) == mark.map(|mark| mark.shard)
+            && self.stamp == frame.stamp
+            && self.queue == queue
+            && frame.envelope.is_twin_of(&self.envelope, &self.id)
+    }
+
+    /// All of an entry but the body.
+    fn put_entry(&mut self, id: &[u8], body_bytes: usize, mark: Option<Mark>, into: &mut BytesMut) {
+        let last = &mut self.last_id[..id.len()];
+        let shared = id.iter().zip(&*last).take_while(|(one, other)| one == other).count();
+        into.put_slice(&[length_byte(shared), length_byte(id.len() - shared)]);
+        into.put_slice(&id[shared..]);
+        last[shared..].copy_from_slice(&id[shared..]);
+        put_varint(body_bytes as u64, into);
+        if let (Some(before), Some(mark)) = (&mut self.mark, mark) {
+            put_varint(zigzag(mark.seq.raw().wrapping_sub(before.seq.raw())), into);
+            put_varint(zigzag(mark.lease.wrapping_sub(before.lease)), into);
+            *before = mark;
+        }
+        self.frames += 1;
+    }
+}
+
+fn length_byte(length: usize) -> u8 {
+    u8::try_from(length).expect("a message id has at most 128 bytes")
+}
+
+/// Small differences of either sign as small numbers.
+const fn zigzag(difference: u64) -> u64 {
+    (difference << 1) ^ (((difference as i64) >> 63) as u64)
+}
+
+/// LEB128: seven bits a byte, lowest first, the eighth where more follow.
+fn put_varint(mut number: u64, into: &mut BytesMut) {
+    while number >= 0x80 {
+        into.put_u8((number as u8) | 0x80);
+        number >>= 7;
+    }
+    into.put_u8(number as u8);
+}

@@ -1,0 +1,261 @@
+//! Reading a batch: every claim is checked before it is believed, every id before it stands in an envelope. Start at [`decode`].
+
+use std::io::Read;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::{
+    BATCH_HEADER_BYTES, BatchError, ENTRY_BYTES_MIN, FLAG_ZSTD, Header, Item, Mark, QUEUE_BYTES_MAX, RUN_FLAG_MARKS,
+    RUN_FLAG_QUEUE, RUN_FLAG_TRACE, RUN_FLAGS_KNOWN, RUN_HEADER_BYTES, TRACE_BYTES, check_header, check_size,
+};
+use crate::{
+    frame::{
+        Frame, Seq, ShardId, Stamp,
+        envelope::Envelope,
+        grammar::is_message_id,
+        limits::{BODY_BYTES_MAX, ENVELOPE_BYTES_MAX, MESSAGE_ID_BYTES_MAX},
+        wire::Flags,
+    },
+    time::Timestamp,
+};
+
+/// How many bytes the batch has that `from` begins with; `None` while its header is not all there. A claim above `bytes_max`,
+/// on the wire or inflated, is refused before anything is kept for it.
+pub fn length(from: &[u8], bytes_max: usize) -> Result<Option<usize>, BatchError> {
+    let Some(header) = from.get(..BATCH_HEADER_BYTES) else {
+        return Ok(None);
+    };
+    let Header {
+        sizes: [_, inflated, packed],
+        ..
+    } = check_header(header)?;
+    let bytes = inflated.max(packed) + BATCH_HEADER_BYTES;
+    if bytes > bytes_max {
+        return Err(BatchError::TooLarge { bytes, max: bytes_max });
+    }
+    Ok(Some(BATCH_HEADER_BYTES + packed))
+}
+
+/// Takes one batch off the front of `from`, hands each frame to `take` and returns how many they were. Bodies are slices of
+/// `from` where it is not compressed; the envelopes of a run share one buffer. On an error `from` is unchanged, and frames
+/// before the bad one may have been handed over.
+pub fn decode(from: &mut Bytes, mut take: impl FnMut(Item<'_>)) -> Result<usize, BatchError> {
+    let Some(header) = from.get(..BATCH_HEADER_BYTES) else {
+        return Err(BatchError::Truncated {
+            have: from.len(),
+            need: BATCH_HEADER_BYTES,
+        });
+    };
+    let Header { flags, sizes, tag } = check_header(header)?;
+    let [said, inflated, packed] = sizes;
+    let end = BATCH_HEADER_BYTES + packed;
+    if from.len() < end {
+        return Err(BatchError::Truncated {
+            have: from.len(),
+            need: end,
+        });
+    }
+    let payload = from.slice(BATCH_HEADER_BYTES..end);
+    let mut payload = if flags & FLAG_ZSTD == 0 {
+        payload
+    } else {
+        inflate(&payload, inflated)?
+    };
+    if payload.len() != inflated {
+        return Err(BatchError::Inflate);
+    }
+    let (mut have, mut index, mut envelopes) = (0, 0, 0);
+    while payload.has_remaining() {
+        let run = Run::decode(&mut payload, index)?;
+        have += run.frames;
+        // A small run of many frames with a large envelope must not become a large heap.
+        envelopes += run.frames * run.envelope.as_bytes().len();
+        check_size(have, envelopes)?;
+        let mut tag = tag.wrapping_add((have - run.frames) as u64);
+        run.entries(&mut payload, |(frame, mark, queue)| {
+            take(Item {
+                tag,
+                frame,
+                mark,
+                queue,
+            });
+            tag = tag.wrapping_add(1);
+        })?;
+        index += 1;
+    }
+    if have != said {
+        return Err(BatchError::Count { have, said });
+    }
+    from.advance(end);
+    Ok(have)
+}
+
+/// Inflates at most the claimed size and one byte more, so that a bomb stops at the claim.
+fn inflate(packed: &[u8], inflated: usize) -> Result<Bytes, BatchError> {
+    let decoder = zstd::stream::read::Decoder::new(packed).map_err(|_| BatchError::Inflate)?;
+    let mut plain = Vec::with_capacity(inflated.min(packed.len().saturating_mul(16)));
+    let limit = inflated as u64 + 1;
+    decoder
+        .take(limit)
+        .read_to_end(&mut plain)
+        .map_err(|_| BatchError::Inflate)?;
+    Ok(Bytes::from(plain))
+}
+
+/// A run whose entries are not read yet.
+struct Run {
+    index: usize,
+    frames: usize,
+    stamp: Stamp,
+    shard: Option<ShardId>,
+    queue: Bytes,
+    envelope: Envelope,
+}
+
+/// What an entry says before its body.
+struct Entry {
+    shared: usize,
+    rest: Bytes,
+    body: usize,
+}
+
+impl Run {
+    fn decode(from: &mut Bytes, index: usize) -> Result<Self, BatchError> {
+        let truncated = || BatchError::RunTruncated { index };
+        if from.len() < RUN_HEADER_BYTES {
+            return Err(truncated());
+        }
+        let (flags, hops, shard) = (from.get_u8(), from.get_u8(), from.get_u16_le());
+        let (frames, envelope_bytes) = (from.get_u32_le() as usize, from.get_u32_le() as usize);
+        if flags & !RUN_FLAGS_KNOWN != 0 || frames == 0 {
+            return Err(BatchError::RunFlags { index });
+        }
+        let mut stamp = Stamp {
+            flags: Flags::from_bits(flags & Flags::KNOWN),
+            hops,
+            accepted_at: Timestamp::from_millis(from.get_u64_le()),
+            expires_at: Timestamp::from_millis(from.get_u64_le()),
+            attempt: from.get_u32_le(),
+            ..Stamp::default()
+        };
+        if flags & RUN_FLAG_TRACE != 0 {
+            let mut trace = take(from, TRACE_BYTES).ok_or_else(truncated)?;
+            trace.copy_to_slice(&mut stamp.trace.trace_id);
+            trace.copy_to_slice(&mut stamp.trace.span_id);
+            stamp.trace.flags = trace.get_u8();
+        }
+        let mut queue = Bytes::new();
+        if flags & RUN_FLAG_QUEUE != 0 {
+            let length = take(from, 2).ok_or_else(truncated)?.get_u16_le();
+            queue = take(from, length.into()).ok_or_else(truncated)?;
+        }
+        let place = BatchError::Place { index };
+        if queue.len() > QUEUE_BYTES_MAX || std::str::from_utf8(&queue).is_err() {
+            return Err(place);
+        }
+        let shard = match flags & RUN_FLAG_MARKS {
+            0 if shard == 0 => None,
+            0 => return Err(place),
+            _ => Some(ShardId::new(shard).ok_or(place)?),
+        };
+        if envelope_bytes > ENVELOPE_BYTES_MAX || frames > from.len() / ENTRY_BYTES_MIN {
+            return Err(truncated());
+        }
+        let envelope = take(from, envelope_bytes).ok_or_else(truncated)?;
+        let envelope = Envelope::validate(envelope).map_err(|error| BatchError::Envelope { index, error })?;
+        Ok(Self {
+            index,
+            frames,
+            stamp,
+            shard,
+            queue,
+            envelope,
+        })
+    }
+
+    /// Hands the frames over. All their envelopes are copies of the run's in one buffer, each with its own id.
+    fn entries(
+        &self,
+        from: &mut Bytes,
+        mut hand_over: impl FnMut((Frame, Option<Mark>, &str)),
+    ) -> Result<(), BatchError> {
+        let (template, id) = (self.envelope.as_bytes(), self.envelope.id_span());
+        let queue = std::str::from_utf8(&self.queue).expect("it was checked when the run was decoded");
+        let mut arena = BytesMut::with_capacity(if self.frames == 1 {
+            0
+        } else {
+            self.frames * template.len()
+        });
+        let mut last_id = [0; MESSAGE_ID_BYTES_MAX];
+        last_id[..id.len()].copy_from_slice(&template[id.clone()]);
+        let (mut seq, mut lease) = (0u64, 0u64);
+        for _ in 0..self.frames {
+            let entry = self.entry(from, id.len())?;
+            last_id[entry.shared..id.len()].copy_from_slice(&entry.rest);
+            let mark = match self.shard {
+                None => None,
+                Some(shard) => {
+                    seq = seq.wrapping_add(unzigzag(self.varint(from)?));
+                    lease = lease.wrapping_add(unzigzag(self.varint(from)?));
+                    let seq = Seq::from_raw(seq);
+                    Some(Mark { shard, seq, lease })
+                }
+            };
+            let body = take(from, entry.body).ok_or(BatchError::RunTruncated { index: self.index })?;
+            let envelope = if entry.rest.is_empty() && self.frames == 1 {
+                self.envelope.clone()
+            } else {
+                arena.put_slice(template);
+                arena[id.clone()].copy_from_slice(&last_id[..id.len()]);
+                Envelope::from_twin(arena.split().freeze())
+            };
+            let stamp = self.stamp;
+            let frame = Frame { envelope, body, stamp };
+            hand_over((frame, mark, queue));
+        }
+        Ok(())
+    }
+
+    fn entry(&self, from: &mut Bytes, id_bytes: usize) -> Result<Entry, BatchError> {
+        let truncated = || BatchError::RunTruncated { index: self.index };
+        let (shared, rest) = match from.first_chunk::<2>() {
+            Some([shared, rest]) => (usize::from(*shared), usize::from(*rest)),
+            None => return Err(truncated()),
+        };
+        from.advance(2);
+        let rest = take(from, rest).ok_or_else(truncated)?;
+        if shared + rest.len() != id_bytes || (!rest.is_empty() && !is_message_id(&rest)) {
+            return Err(BatchError::Id { index: self.index });
+        }
+        let body = usize::try_from(self.varint(from)?).unwrap_or(usize::MAX);
+        if body > BODY_BYTES_MAX {
+            return Err(BatchError::BodyTooLarge {
+                index: self.index,
+                bytes: body,
+            });
+        }
+        Ok(Entry { shared, rest, body })
+    }
+
+    fn varint(&self, from: &mut Bytes) -> Result<u64, BatchError> {
+        let truncated = BatchError::RunTruncated { index: self.index };
+        let (mut number, mut shift) = (0u64, 0);
+        for (at, byte) in from.iter().take(10).enumerate() {
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                from.advance(at + 1);
+                return Ok(number);
+            }
+            shift += 7;
+        }
+        Err(truncated)
+    }
+}
+
+const fn unzigzag(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
+
+fn take(from: &mut Bytes, bytes: usize) -> Option<Bytes> {
+    (from.len() >= bytes).then(|| from.split_to(bytes))
+}
