@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use weft::frame::{
     Address, Envelope, Frame, Qos,
-    batch::{self, Compression},
+    batch::{self, Compression, Packer},
 };
 
 use common::{body, draft, frame, receiver};
@@ -62,11 +62,15 @@ fn single(criterion: &mut Criterion) {
 }
 
 fn encode(frames: &[Frame], into: &mut BytesMut) {
-    batch::encode(frames, Compression::None, into).expect("within the limits");
+    let mut packer = Packer::with_capacity(into.capacity());
+    frames.iter().for_each(|frame| packer.push(frame, None, ""));
+    let mut parts = Vec::new();
+    packer.finish(0, Compression::None, &mut parts);
+    parts.iter().for_each(|part| into.extend_from_slice(part));
 }
 
 fn decode(mut encoded: Bytes, into: &mut Vec<Frame>) {
-    batch::decode(&mut encoded, into).expect("a batch");
+    batch::decode(&mut encoded, |item| into.push(item.frame)).expect("a batch");
 }
 
 fn batches(criterion: &mut Criterion) {

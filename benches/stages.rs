@@ -17,7 +17,7 @@ use prost::Message as _;
 use weft::{
     frame::{
         Address, Frame, MessageId, Priority, Qos, Seq, ShardId,
-        batch::{self, Compression},
+        batch::{self, Compression, Packer},
         record::{Enqueue, IdHash, MessageKey, Op},
     },
     queue::{Bounds, Readiness, Weigh, lanes},
@@ -28,8 +28,8 @@ use weft::{
         surface::{Attach, Inbox, Principal, Protocol, SessionQueue, Window},
     },
     rpc::{
-        self, BATCH_MESSAGES,
-        convert::{Parser, outgoing},
+        self, BATCH_MESSAGES, Parcel, SendFrame,
+        convert::{incoming, outgoing},
         v1,
     },
     store::{
@@ -95,31 +95,38 @@ fn rounds(count: u64, batch: usize) -> u64 {
 
 /// A frame's own wire form, in batches.
 fn decode_native(count: u64) {
-    let mut encoded = BytesMut::new();
-    batch::encode(&frames(BATCH, Qos::AtMostOnce), Compression::None, &mut encoded).expect("within the limits");
-    let encoded = encoded.freeze();
+    let encoded: Bytes = packed(&frames(BATCH, Qos::AtMostOnce)).concat().into();
     let mut into = Vec::with_capacity(BATCH);
     for _ in 0..rounds(count, BATCH) {
         into.clear();
-        batch::decode(&mut black_box(encoded.clone()), &mut into).expect("a batch");
+        batch::decode(&mut black_box(encoded.clone()), |item| into.push(item.frame)).expect("a batch");
         black_box(&into);
     }
 }
 
 fn encode_native(count: u64) {
     let frames = frames(BATCH, Qos::AtMostOnce);
-    let mut into = BytesMut::new();
     for _ in 0..rounds(count, BATCH) {
-        into.clear();
-        batch::encode(black_box(&frames), Compression::None, &mut into).expect("within the limits");
-        black_box(&into);
+        black_box(packed(black_box(&frames)));
     }
+}
+
+/// The parts of a batch, as a link writes them.
+fn packed(frames: &[Frame]) -> Vec<Bytes> {
+    let mut packer = Packer::with_capacity(frames.iter().map(Frame::encoded_len).sum());
+    frames.iter().for_each(|frame| packer.push(frame, None, ""));
+    let mut parts = Vec::new();
+    packer.finish(0, Compression::None, &mut parts);
+    parts
 }
 
 /// A stream's item as bytes to frames for the door.
 fn decode_grpc(count: u64) {
-    let messages = frames(BATCH_MESSAGES, Qos::AtMostOnce).iter().map(outgoing).collect();
-    let send = v1::SendFrame {
+    let messages = frames(BATCH_MESSAGES, Qos::AtMostOnce)
+        .iter()
+        .map(|frame| Parcel::Message(outgoing(frame)))
+        .collect();
+    let send = SendFrame {
         messages,
         ..Default::default()
     };
@@ -127,17 +134,14 @@ fn decode_grpc(count: u64) {
         frame: Some(v1::client_frame::Frame::Send(send)),
     };
     let encoded = Bytes::from(item.encode_to_vec());
-    let mut parser = Parser::default();
     for _ in 0..rounds(count, BATCH_MESSAGES) {
         let item = v1::ClientFrame::decode(black_box(encoded.clone())).expect("an item");
         let Some(v1::client_frame::Frame::Send(send)) = item.frame else {
             panic!("a send was encoded");
         };
-        for message in send.messages {
+        for parcel in send.messages {
             let new_id = || MessageId::new("none").expect("well-formed");
-            let incoming = parser.incoming(message, None, new_id).expect("well-formed");
-            let archived = incoming.draft.archive().expect("within the limits");
-            black_box(Frame::new(archived, incoming.body).expect("within the limits"));
+            black_box(incoming(parcel, None, new_id).expect("well-formed"));
         }
     }
 }

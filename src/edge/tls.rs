@@ -168,6 +168,11 @@ impl Material {
         Ok((material, certificate, key_pem))
     }
 
+    /// The node's own certificate, in DER.
+    pub fn certificate(&self) -> &[u8] {
+        self.chain.first().map_or(&[], |certificate| certificate)
+    }
+
     /// TLS 1.2 and 1.3 with this certificate, offering these protocols in this order (none: no ALPN).
     pub fn server(&self, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

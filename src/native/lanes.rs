@@ -14,6 +14,7 @@ use quinn::{Connection, ConnectionError, SendStream, VarInt, WriteError};
 use thiserror::Error;
 
 use super::{
+    Close,
     control::{self, Frame},
     stream_of,
 };
@@ -74,6 +75,8 @@ pub struct Lanes {
     batches: [Lane; Priority::COUNT],
     frames: BytesMut,
     waiting_bytes: usize,
+    /// Bytes of batches that the transport took.
+    taken_bytes: u64,
 }
 
 impl Lanes {
@@ -90,6 +93,7 @@ impl Lanes {
             batches: Default::default(),
             frames: BytesMut::new(),
             waiting_bytes: 0,
+            taken_bytes: 0,
         }
     }
 
@@ -117,6 +121,23 @@ impl Lanes {
     /// True while it makes sense to pack more.
     pub const fn has_room(&self) -> bool {
         self.waiting_bytes < LANES_BYTES_MAX
+    }
+
+    /// Bytes of batches that the transport took so far: while some wait and this stands still, the peer does not read.
+    pub const fn taken_bytes(&self) -> u64 {
+        self.taken_bytes
+    }
+
+    /// Gives up every batch that waits, and its stream.
+    pub fn abandon_batches(&mut self) {
+        for lane in &mut self.batches {
+            lane.waiting.clear();
+            if let Some(stream) = &mut lane.stream {
+                // It was closed already.
+                let _closed = stream.reset(Close::Ended.code());
+            }
+        }
+        self.waiting_bytes = 0;
     }
 
     /// Streams of batches that were opened.
@@ -152,7 +173,9 @@ impl Lanes {
                 lane.open(opened?, priority);
                 self.waiting_bytes += 1;
             }
-            self.waiting_bytes -= lane.poll(context)?;
+            let taken = lane.poll(context)?;
+            self.waiting_bytes -= taken;
+            self.taken_bytes += taken as u64;
         }
         match self.is_flushed() {
             true => Poll::Ready(Ok(())),

@@ -1,5 +1,8 @@
 //! A node's edges on the memory store, in this process: QUIC, gRPC (plain, over TLS and carried by QUIC) and HTTP.
 
+pub mod raw;
+pub mod relay;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
@@ -104,8 +107,19 @@ impl Server {
         self.material.fingerprint.to_string().parse().unwrap()
     }
 
+    /// The certificate as PEM, as a node keeps its own.
+    pub fn certificate_pem(&self) -> String {
+        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, self.material.certificate());
+        format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n")
+    }
+
     pub fn builder(&self) -> ClientBuilder {
         Client::builder(&format!("weft://{}", self.quic)).tls_pin(self.pin())
+    }
+
+    /// A client that reaches the server by another address.
+    pub fn builder_at(&self, address: SocketAddr) -> ClientBuilder {
+        Client::builder(&format!("weft://{address}")).tls_pin(self.pin())
     }
 
     pub async fn client(&self) -> Client {

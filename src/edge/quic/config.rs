@@ -22,6 +22,8 @@ pub struct Config {
     pub handshakes_unproven_max: usize,
     /// How long a connection may take until its greeting, in milliseconds; then it is closed.
     pub handshake_timeout_ms: u64,
+    /// How long a client may take nothing of what is written to it, in milliseconds; then it is told `slow_consumer` and closed.
+    pub slow_consumer_timeout_ms: u64,
     /// Streams of gRPC calls of one connection at once; the peer is told, and cannot open more.
     pub call_streams_max: u32,
     /// Windows, MTU, segmentation offload, timeouts.
@@ -38,6 +40,7 @@ impl Default for Config {
             handshakes_per_second_max: 1_000,
             handshakes_unproven_max: 64,
             handshake_timeout_ms: 5_000,
+            slow_consumer_timeout_ms: 10_000,
             call_streams_max: 4,
             link: Link {
                 // The client says that it lives.
@@ -51,5 +54,9 @@ impl Default for Config {
 impl Config {
     pub(super) const fn handshake_timeout(&self) -> Duration {
         Duration::from_millis(self.handshake_timeout_ms)
+    }
+
+    pub(super) const fn slow_consumer_timeout(&self) -> Duration {
+        Duration::from_millis(self.slow_consumer_timeout_ms)
     }
 }

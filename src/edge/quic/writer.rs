@@ -2,10 +2,13 @@
 //!
 //! Each wake-up drains what is there, packs one batch for each priority and offers all of it to the transport at once.
 
-use std::{mem, sync::Arc};
+use std::{mem, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Sleep, sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Edge, connection::refuse, problem::receipt, resume::Entry};
@@ -35,6 +38,8 @@ const FRAME_OVERHEAD_BYTES: usize = 24;
 const BATCH_OVERHEAD_BYTES: usize = 512;
 /// Receipts of one frame: with the longest refusals they stay below a frame's limit.
 const RECEIPTS_MAX: usize = 256;
+/// How long a client that is let go may take to hear why.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a client of a draining node should stay away, in milliseconds: a restart takes about that long.
 const RECONNECT_AFTER_DRAIN_MS: u32 = 500;
 /// How long a client that read too slowly should stay away, in milliseconds.
@@ -87,6 +92,9 @@ pub(super) struct Writer {
     session: Option<Session>,
     taken: Vec<Delivery>,
     packing: Packing,
+    patience: Duration,
+    /// While something waits to be written: how much was taken when this began, and until when more must be.
+    stall: Option<(u64, Pin<Box<Sleep>>)>,
     /// Some: nothing more is delivered, and what is under way is answered; then these are the last words.
     ending: Option<Farewell>,
 }
@@ -94,10 +102,23 @@ pub(super) struct Writer {
 /// What woke the writer.
 enum Event {
     Flushed,
+    /// For so long nothing that waits was taken.
+    Stalled,
     Reader(Option<HandOver>),
-    Answers { more: bool },
+    Answers {
+        more: bool,
+    },
     Session(SessionEvent),
     Shutdown,
+}
+
+/// How writing goes on after an event.
+enum Next {
+    Write,
+    /// The attach is refused for this.
+    Refuse(Problem),
+    /// The client does not read.
+    GiveUp,
 }
 
 impl Writer {
@@ -119,6 +140,8 @@ impl Writer {
             session: None,
             taken: Vec::new(),
             packing: Packing::default(),
+            patience: edge.config.slow_consumer_timeout(),
+            stall: None,
             ending: None,
         }
     }
@@ -133,9 +156,13 @@ impl Writer {
                 // The connection is over by itself.
                 return Ok(());
             };
-            if let Some(problem) = self.on(event) {
-                self.lanes.control(&ToClient::Refused(problem));
-                return Err(refuse(self.lanes).await);
+            match self.on(event) {
+                Next::Write => {}
+                Next::Refuse(problem) => {
+                    self.lanes.control(&ToClient::Refused(problem));
+                    return Err(refuse(self.lanes).await);
+                }
+                Next::GiveUp => return Err(self.give_up().await),
             }
         }
     }
@@ -158,9 +185,35 @@ impl Writer {
         }
     }
 
+    /// The client reads nothing: it is told so, if it reads that, and let go.
+    async fn give_up(mut self) -> Close {
+        let Farewell { close, goodbye } = farewell(Goodbye::SlowConsumer);
+        self.lanes.abandon_batches();
+        self.lanes.control(&goodbye);
+        let told = async {
+            if self.lanes.flush().await.is_ok() {
+                self.lanes.finish_control();
+                self.lanes.control_taken().await;
+            }
+        };
+        // It does not even take that.
+        let _late = timeout(GOODBYE_PATIENCE, told).await;
+        close
+    }
+
+    /// Begins or ends watching whether the client takes what is written.
+    fn watch_stall(&mut self) {
+        if self.lanes.is_flushed() {
+            self.stall = None;
+        } else if self.stall.is_none() {
+            self.stall = Some((self.lanes.taken_bytes(), Box::pin(sleep(self.patience))));
+        }
+    }
+
     /// Waits for whatever comes first. Each branch takes what it takes in one step, so that losing the race loses nothing.
     /// `None`: nothing can be written any more.
     async fn event(&mut self) -> Option<Event> {
+        self.watch_stall();
         let delivers = self.ending.is_none() && self.lanes.has_room();
         let ending = self.ending.is_some();
         let Self {
@@ -171,6 +224,7 @@ impl Writer {
             taken,
             shutdown,
             lanes,
+            stall,
             ..
         } = self;
         let event = tokio::select! {
@@ -179,6 +233,7 @@ impl Writer {
                 Ok(()) => Event::Flushed,
                 Err(_over) => return None,
             },
+            () = async { stall.as_mut().expect("guarded").1.as_mut().await }, if stall.is_some() => Event::Stalled,
             () = shutdown.cancelled(), if !ending => Event::Shutdown,
             hand_over = async { from_reader.as_mut().expect("guarded").recv().await }, if from_reader.is_some() => {
                 Event::Reader(hand_over)
@@ -192,13 +247,18 @@ impl Writer {
         Some(event)
     }
 
-    /// `Some`: the attach was refused for this.
-    fn on(&mut self, event: Event) -> Option<Problem> {
+    fn on(&mut self, event: Event) -> Next {
         match event {
             Event::Flushed => {}
+            Event::Stalled => {
+                let before = self.stall.take().map(|(before, _)| before);
+                if before == Some(self.lanes.taken_bytes()) {
+                    return Next::GiveUp;
+                }
+            }
             Event::Reader(Some(HandOver::Frame(frame))) => self.lanes.control(&frame),
             Event::Reader(Some(HandOver::Attached(attached))) => self.begin(*attached),
-            Event::Reader(Some(HandOver::Refuse(problem))) => return Some(problem),
+            Event::Reader(Some(HandOver::Refuse(problem))) => return Next::Refuse(problem),
             Event::Reader(Some(HandOver::Finish)) => self.end(detached()),
             Event::Reader(None) => self.from_reader = None,
             Event::Answers { more } => {
@@ -217,7 +277,7 @@ impl Writer {
                 self.end(farewell(Goodbye::Draining));
             }
         }
-        None
+        Next::Write
     }
 
     fn begin(&mut self, attached: Attached) {

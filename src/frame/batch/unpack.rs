@@ -19,6 +19,9 @@ use crate::{
     time::Timestamp,
 };
 
+/// Longest varint, in bytes: 64 bits in groups of seven.
+const VARINT_BYTES_MAX: usize = 10;
+
 /// How many bytes the batch has that `from` begins with; `None` while its header is not all there. A claim above `bytes_max`,
 /// on the wire or inflated, is refused before anything is kept for it.
 pub fn length(from: &[u8], bytes_max: usize) -> Result<Option<usize>, BatchError> {
@@ -112,13 +115,6 @@ struct Run {
     envelope: Envelope,
 }
 
-/// What an entry says before its body.
-struct Entry {
-    shared: usize,
-    rest: Bytes,
-    body: usize,
-}
-
 impl Run {
     fn decode(from: &mut Bytes, index: usize) -> Result<Self, BatchError> {
         let truncated = || BatchError::RunTruncated { index };
@@ -181,74 +177,106 @@ impl Run {
     ) -> Result<(), BatchError> {
         let (template, id) = (self.envelope.as_bytes(), self.envelope.id_span());
         let queue = std::str::from_utf8(&self.queue).expect("it was checked when the run was decoded");
-        let mut arena = BytesMut::with_capacity(if self.frames == 1 {
-            0
-        } else {
-            self.frames * template.len()
-        });
+        let mut envelopes = BytesMut::with_capacity(self.frames * template.len());
+        // The claimed number was held against the bytes that are there.
+        let mut bodies = Vec::with_capacity(self.frames);
+        let mut cursor = Cursor {
+            index: self.index,
+            bytes: from,
+            at: 0,
+        };
         let mut last_id = [0; MESSAGE_ID_BYTES_MAX];
-        last_id[..id.len()].copy_from_slice(&template[id.clone()]);
-        let (mut seq, mut lease) = (0u64, 0u64);
+        let last_id = &mut last_id[..id.len()];
+        last_id.copy_from_slice(&template[id.clone()]);
+        let mut mark = self.shard.map(|shard| Mark {
+            shard,
+            seq: Seq::ZERO,
+            lease: 0,
+        });
         for _ in 0..self.frames {
-            let entry = self.entry(from, id.len())?;
-            last_id[entry.shared..id.len()].copy_from_slice(&entry.rest);
-            let mark = match self.shard {
-                None => None,
-                Some(shard) => {
-                    seq = seq.wrapping_add(unzigzag(self.varint(from)?));
-                    lease = lease.wrapping_add(unzigzag(self.varint(from)?));
-                    let seq = Seq::from_raw(seq);
-                    Some(Mark { shard, seq, lease })
-                }
+            cursor.id(last_id)?;
+            let body_bytes = cursor.body_bytes()?;
+            if let Some(mark) = &mut mark {
+                mark.seq = Seq::from_raw(mark.seq.raw().wrapping_add(unzigzag(cursor.varint()?)));
+                mark.lease = mark.lease.wrapping_add(unzigzag(cursor.varint()?));
+            }
+            let start = cursor.at;
+            cursor.take(body_bytes)?;
+            bodies.push((start..cursor.at, mark));
+            let envelope = envelopes.len();
+            envelopes.put_slice(template);
+            envelopes[envelope + id.start..envelope + id.end].copy_from_slice(last_id);
+        }
+        let (end, envelopes) = (cursor.at, envelopes.freeze());
+        for (at, (body, mark)) in bodies.into_iter().enumerate() {
+            let envelope = envelopes.slice(at * template.len()..(at + 1) * template.len());
+            let frame = Frame {
+                envelope: Envelope::from_twin(envelope),
+                body: from.slice(body),
+                stamp: self.stamp,
             };
-            let body = take(from, entry.body).ok_or(BatchError::RunTruncated { index: self.index })?;
-            let envelope = if entry.rest.is_empty() && self.frames == 1 {
-                self.envelope.clone()
-            } else {
-                arena.put_slice(template);
-                arena[id.clone()].copy_from_slice(&last_id[..id.len()]);
-                Envelope::from_twin(arena.split().freeze())
-            };
-            let stamp = self.stamp;
-            let frame = Frame { envelope, body, stamp };
             hand_over((frame, mark, queue));
         }
+        from.advance(end);
+        Ok(())
+    }
+}
+
+/// Where reading stands within a run's entries. Nothing is taken out, so that a field costs no reference count.
+struct Cursor<'a> {
+    /// The run's.
+    index: usize,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    const fn truncated(&self) -> BatchError {
+        BatchError::RunTruncated { index: self.index }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], BatchError> {
+        let end = self.at.checked_add(bytes).ok_or(self.truncated())?;
+        let taken = self.bytes.get(self.at..end).ok_or(self.truncated())?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// Turns the id before into this entry's.
+    fn id(&mut self, last: &mut [u8]) -> Result<(), BatchError> {
+        let [shared, rest] = *self.take(2)? else {
+            return Err(self.truncated());
+        };
+        let (shared, rest) = (usize::from(shared), self.take(rest.into())?);
+        if shared + rest.len() != last.len() || (!rest.is_empty() && !is_message_id(rest)) {
+            return Err(BatchError::Id { index: self.index });
+        }
+        last[shared..].copy_from_slice(rest);
         Ok(())
     }
 
-    fn entry(&self, from: &mut Bytes, id_bytes: usize) -> Result<Entry, BatchError> {
-        let truncated = || BatchError::RunTruncated { index: self.index };
-        let (shared, rest) = match from.first_chunk::<2>() {
-            Some([shared, rest]) => (usize::from(*shared), usize::from(*rest)),
-            None => return Err(truncated()),
-        };
-        from.advance(2);
-        let rest = take(from, rest).ok_or_else(truncated)?;
-        if shared + rest.len() != id_bytes || (!rest.is_empty() && !is_message_id(&rest)) {
-            return Err(BatchError::Id { index: self.index });
-        }
-        let body = usize::try_from(self.varint(from)?).unwrap_or(usize::MAX);
-        if body > BODY_BYTES_MAX {
-            return Err(BatchError::BodyTooLarge {
+    fn body_bytes(&mut self) -> Result<usize, BatchError> {
+        let bytes = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
+        match bytes > BODY_BYTES_MAX {
+            true => Err(BatchError::BodyTooLarge {
                 index: self.index,
-                bytes: body,
-            });
+                bytes,
+            }),
+            false => Ok(bytes),
         }
-        Ok(Entry { shared, rest, body })
     }
 
-    fn varint(&self, from: &mut Bytes) -> Result<u64, BatchError> {
-        let truncated = BatchError::RunTruncated { index: self.index };
+    fn varint(&mut self) -> Result<u64, BatchError> {
         let (mut number, mut shift) = (0u64, 0);
-        for (at, byte) in from.iter().take(10).enumerate() {
+        for (at, byte) in self.bytes[self.at..].iter().take(VARINT_BYTES_MAX).enumerate() {
             number |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                from.advance(at + 1);
+                self.at += at + 1;
                 return Ok(number);
             }
             shift += 7;
         }
-        Err(truncated)
+        Err(self.truncated())
     }
 }
 
