@@ -185,9 +185,7 @@ impl Case {
                 let folder = Folder::new(&setting.data_parent)?;
                 blocking(Box::new(move || limits::fdatasync(&folder, extent))).await
             }
-            Self::RelayGrpc => Err(Absent::Missing(
-                "not part of this program yet: a relay on bare tonic, batches of 32".into(),
-            )),
+            Self::RelayGrpc => limits::relay_grpc(extent).await.map_err(Absent::Failed),
             Self::Slim => Err(Absent::Missing(
                 "no driver here; cargo install agntcy-slimctl, and compare with `slimctl bench` by hand".into(),
             )),

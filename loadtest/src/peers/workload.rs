@@ -26,11 +26,13 @@ use crate::{child::Server, clock::nanos, measure::latency::Recorder, report::cou
 
 /// Bytes of publications that are written at once, by all publishers together and by one at least.
 const CHUNK_BYTES: usize = 64 * 1024;
-const CHUNK_BYTES_MIN: usize = 2 * 1024;
-/// Messages under way, of all publishers together: 4 MiB of 256-byte messages keep every peer busy.
+const CHUNK_BYTES_MIN: usize = 8 * 1024;
+/// Messages under way, of all subjects together: 4 MiB of 256-byte messages keep every peer busy.
 const UNDER_WAY_MAX: u64 = 16_384;
-/// How long a publisher with all under way waits between two looks.
+/// How long a publisher with all under way waits between two looks; as many times longer as there are publishers, but no longer
+/// than the second, so that all their looks together cost the same.
 const LOOK: Duration = Duration::from_micros(50);
+const LOOK_MAX: Duration = Duration::from_millis(5);
 /// So long without progress: the peer has lost messages.
 const STALL: Duration = Duration::from_secs(5);
 /// Stack of a connection's thread: it only moves buffers.
@@ -67,6 +69,8 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Run {
     stop: AtomicBool,
+    /// Messages that publishers of the same subject sent; only where there are several.
+    sent: AtomicU64,
     /// Messages that each subscriber got.
     got: Vec<AtomicU64>,
 }
@@ -118,10 +122,7 @@ pub fn publish_subscribe(peer: Peer, shape: Shape, extent: Extent) -> std::resul
                 Shape::Pairs(_) => index..index + 1,
                 Shape::FanOut(_) | Shape::FanIn(_) => 0..subscribers,
             },
-            shared_by: match shape {
-                Shape::FanIn(publishers) => publishers as u64,
-                Shape::Pairs(_) | Shape::FanOut(_) => 1,
-            },
+            shape,
             publishers,
         };
         threads.push(spawn(move || publisher.publish())?);
@@ -167,8 +168,7 @@ struct Publisher {
     publication: Vec<u8>,
     run: Arc<Run>,
     subscribers: std::ops::Range<usize>,
-    /// Publishers that send to the same subscribers.
-    shared_by: u64,
+    shape: Shape,
     publishers: usize,
 }
 
@@ -177,16 +177,22 @@ impl Publisher {
         let bytes = (CHUNK_BYTES / self.publishers).max(CHUNK_BYTES_MIN);
         let each = (bytes / self.publication.len()).max(1);
         let chunk = self.publication.repeat(each);
-        let under_way = (UNDER_WAY_MAX / self.publishers as u64).max(each as u64 * 2);
+        let under_way = (UNDER_WAY_MAX / self.subjects()).max(each as u64 * 2);
+        let look = (LOOK * u32::try_from(self.publishers).unwrap_or(u32::MAX)).min(LOOK_MAX);
         let (mut sent, mut moved) = (0, monotonic());
         while !self.run.stop.load(Ordering::Relaxed) {
-            if sent + each as u64 > self.reached() + under_way {
+            let of_subject = match self.shape {
+                Shape::FanIn(_) => self.run.sent.load(Ordering::Relaxed),
+                Shape::Pairs(_) | Shape::FanOut(_) => sent,
+            };
+            if of_subject + each as u64 > self.reached() + under_way {
                 if monotonic() - moved > STALL {
                     return Err(std::io::Error::other("the peer lost messages"));
                 }
-                thread::sleep(LOOK);
+                thread::sleep(look);
                 continue;
             }
+            self.run.sent.fetch_add(each as u64, Ordering::Relaxed);
             self.client.publish(&chunk, each as u64)?;
             sent += each as u64;
             moved = monotonic();
@@ -194,10 +200,17 @@ impl Publisher {
         Ok(())
     }
 
-    /// How far the slowest subscriber is with this publisher's messages, as if it got those of all publishers in turn.
+    fn subjects(&self) -> u64 {
+        match self.shape {
+            Shape::Pairs(pairs) => pairs as u64,
+            Shape::FanOut(_) | Shape::FanIn(_) => 1,
+        }
+    }
+
+    /// How far the slowest subscriber is.
     fn reached(&self) -> u64 {
         let got = self.run.got[self.subscribers.clone()].iter();
-        got.map(|got| got.load(Ordering::Relaxed)).min().unwrap_or_default() / self.shared_by
+        got.map(|got| got.load(Ordering::Relaxed)).min().unwrap_or_default()
     }
 }
 

@@ -1,8 +1,10 @@
 //! Bare limits: what the same work costs on this machine with nothing of a fabric in between.
 //!
 //! Their servers are this program started again with the hidden command `limit`, so that their processor time is their own.
-//! Start at [`relay_quic`], [`bare_http`] and [`fdatasync`].
+//! Start at [`relay_quic`], [`relay_grpc`], [`bare_http`]
+//! and [`fdatasync`].
 
+mod grpc;
 mod http;
 mod relay;
 
@@ -55,6 +57,7 @@ pub struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     RelayQuic,
+    RelayGrpc,
     Http,
 }
 
@@ -62,6 +65,7 @@ enum Kind {
 pub async fn serve(arguments: &Arguments) -> Result<ExitCode, String> {
     match arguments.kind {
         Kind::Http => http::serve().await?,
+        Kind::RelayGrpc => grpc::serve().await?,
         Kind::RelayQuic => {
             let files = arguments.certificate.as_deref().zip(arguments.key.as_deref());
             let (certificate, key) = files.ok_or("a relay needs --certificate and --key")?;
@@ -118,6 +122,16 @@ pub async fn relay_quic(extent: Extent, mtu: u16) -> Result<Figures, String> {
     let (server, address) = start(&arguments, Some(folder))?;
     let delivered = Arc::new(AtomicU64::new(0));
     let clients = relay::Clients::start(address, mtu, &certificate.pem, extent.body_bytes, delivered.clone()).await?;
+    let figures = measure(&server, &delivered, extent).await;
+    clients.stop();
+    figures
+}
+
+/// The same over gRPC, in batches of 32, unencrypted.
+pub async fn relay_grpc(extent: Extent) -> Result<Figures, String> {
+    let (server, address) = start(&["relay-grpc"], None)?;
+    let delivered = Arc::new(AtomicU64::new(0));
+    let clients = grpc::Clients::start(address, extent.body_bytes, delivered.clone()).await?;
     let figures = measure(&server, &delivered, extent).await;
     clients.stop();
     figures
