@@ -180,6 +180,89 @@ fn after_a_failed_sync_the_outcome_is_unknown_and_the_store_only_reads() {
     assert!(store.stats().read_only);
 }
 
+#[test]
+fn after_a_failed_sync_no_commit_of_either_lane_is_answered_with_success() {
+    for seed in 0..40 {
+        let disk = FakeDisk::new(seed);
+        let store = open(&disk, MANY).unwrap();
+        let fence = claim_one(&store, shard(1));
+        disk.fail_sync_after(0);
+        let (sender, answers) = std::sync::mpsc::channel();
+        for number in 1..=6 {
+            let sender = sender.clone();
+            let part = ShardCommit {
+                shard: shard(1),
+                fence,
+                ops: vec![enqueue(number, 10)],
+            };
+            let done = move |outcome| drop(sender.send(outcome));
+            store.commit(vec![part], Durability::Fsync, Box::new(done));
+        }
+        drop(sender);
+        for outcome in answers.iter().take(6) {
+            assert!(outcome[0].is_err(), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_write_the_outcome_is_unknown_and_what_was_answered_before_is_found() {
+    let disk = FakeDisk::new(1);
+    let (store, fence, _) = three_commits(&disk);
+    disk.die_after(0);
+    let first = commit(&store, shard(1), fence, vec![enqueue(4, 2000)]);
+    assert!(matches!(first, Err(StoreError::Unknown { .. })), "{first:?}");
+    let later = commit(&store, shard(1), fence, vec![enqueue(5, 1)]);
+    assert!(matches!(later, Err(StoreError::ReadOnly { .. })), "{later:?}");
+    for seed in 0..16 {
+        let store = open(&disk.after_crash(seed), MANY).unwrap();
+        // The write that failed may have reached the disk whole.
+        assert_eq!(seqs_of(&store)[..3], [1, 2, 3], "seed {seed}");
+    }
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = crate::time::monotonic() + std::time::Duration::from_secs(60);
+    while !is_so() {
+        assert!(crate::time::monotonic() < deadline, "{what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn the_log_is_filled_ahead_and_the_next_segment_is_ready_before_it_is_wanted() {
+    let disk = FakeDisk::new(1);
+    disk.leave_unfilled();
+    let (store, fence, _) = three_commits(&disk);
+    let whole = super::lock(&store.shared.segments).segment_bytes;
+    eventually("filled ahead", || store.shared.newest().file.filled() == whole);
+    commit(&store, shard(1), fence, vec![enqueue(4, 1000)]).unwrap();
+    let is_next_ready = || {
+        let segments = super::lock(&store.shared.segments);
+        let next = segments.next_free().map(|next| next.file.filled());
+        segments.available() == segments::RESERVE_SEGMENTS + 1 && next == Some(whole)
+    };
+    eventually("the next segment", is_next_ready);
+    assert!(!store.stats().read_only);
+}
+
+#[test]
+fn a_failed_sync_of_zeros_is_one_of_the_disk() {
+    let disk = FakeDisk::new(1);
+    disk.leave_unfilled();
+    let store = open(&disk, MANY).unwrap();
+    let fence = claim_one(&store, shard(1));
+    disk.fail_sync_after(0);
+    let part = ShardCommit {
+        shard: shard(1),
+        fence,
+        ops: vec![enqueue(1, 1)],
+    };
+    // Without a sync of its own, so that the one that fails is that of the zeros.
+    commit_at(&store, vec![part], Durability::Memory).remove(0).unwrap();
+    eventually("read-only", || store.stats().read_only);
+}
+
 /// Fills a store that has room for few segments, settles everything, and fills it again.
 fn fill_and_settle(disk: &FakeDisk, segments_max: u64) {
     let store = open(disk, segments_max).unwrap();

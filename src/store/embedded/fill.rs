@@ -41,6 +41,7 @@ pub(super) struct Filler {
     /// The file that is being filled, through a handle of its own: an error of a sync is told to each handle once,
     /// and none that a commit needs to hear of may be taken away by this thread.
     handle: Option<(u32, Arc<dyn DiskFile>)>,
+    zeros: Vec<u8>,
     /// Filling met an error that costs speed only. It is not tried again before a restart.
     is_given_up: bool,
 }
@@ -58,6 +59,7 @@ impl Filler {
             disk,
             woken,
             handle: None,
+            zeros: vec![0; STEP_BYTES],
             is_given_up: false,
         }
     }
@@ -133,7 +135,7 @@ impl Filler {
     /// One step. An error of a write costs speed only; one of a sync is one of the disk, as for a commit.
     fn fill(&mut self, file: &LogFile, upto: u32) {
         let outcome = self.handle_of(file).and_then(|handle| {
-            file.fill(upto, STEP_BYTES)?;
+            file.fill(upto, &self.zeros)?;
             Ok(handle)
         });
         match outcome {
@@ -185,7 +187,7 @@ mod tests {
             thread::scope(|scope| {
                 scope.spawn(|| {
                     while file.filled() < BYTES {
-                        file.fill(BYTES, step).unwrap();
+                        file.fill(BYTES, &vec![0; step]).unwrap();
                     }
                 });
                 for (number, len) in (1u8..).zip(writes) {

@@ -192,6 +192,17 @@ impl Index {
         self.messages = self.messages + messages_now as u64 - messages as u64;
     }
 
+    /// Takes over the shards that `is_own` names, of which nothing is known here yet.
+    pub(super) fn absorb(&mut self, other: Self, is_own: impl Fn(usize) -> bool) {
+        for (number, shard) in other.shards.into_iter().enumerate() {
+            if is_own(number) {
+                self.shards[number] = shard;
+            }
+        }
+        self.messages += other.messages;
+        self.live_bytes += other.live_bytes;
+    }
+
     /// What a record that stands at `at` is still worth.
     pub(super) fn fate(&self, shard: ShardId, step: Step, at: Location) -> Fate {
         let held = &self.shards[shard.index()];

@@ -45,14 +45,15 @@ const KEEP_NOTHING: u8 = 0;
 const KEEP_DEAD_LETTER: u8 = 1;
 const KEEP_HISTORY: u8 = 2;
 
-/// Iterates over the records of a group, each with its offset from the start of the group.
+/// Iterates over the records of a group without looking into them: the offset of each from the start of the group, its
+/// shard, its bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Records<'a> {
+pub(super) struct RawRecords<'a> {
     rest: &'a [u8],
     at: usize,
 }
 
-impl<'a> Records<'a> {
+impl<'a> RawRecords<'a> {
     /// Of a group's payload.
     pub(super) fn of(payload: &'a [u8]) -> Self {
         Self {
@@ -62,25 +63,45 @@ impl<'a> Records<'a> {
     }
 }
 
-impl<'a> Iterator for Records<'a> {
-    type Item = Result<(usize, Record<'a>), Fault>;
+impl<'a> Iterator for RawRecords<'a> {
+    type Item = Result<(usize, ShardId, &'a [u8]), Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
         }
         let at = self.at;
-        match Record::split(self.rest) {
-            Ok((record, rest)) => {
-                self.at += self.rest.len() - rest.len();
+        match Record::cut(self.rest) {
+            Ok((shard, record, rest)) => {
+                self.at += record.len();
                 self.rest = rest;
-                Some(Ok((at, record)))
+                Some(Ok((at, shard, record)))
             }
             Err(fault) => {
                 self.rest = &[];
                 Some(Err(fault))
             }
         }
+    }
+}
+
+/// Iterates over the records of a group, each with its offset from the start of the group.
+#[derive(Clone, Debug)]
+pub(super) struct Records<'a>(RawRecords<'a>);
+
+impl<'a> Records<'a> {
+    /// Of a group's payload.
+    pub(super) fn of(payload: &'a [u8]) -> Self {
+        Self(RawRecords::of(payload))
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<(usize, Record<'a>), Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let read = |(at, _, bytes)| Record::split(bytes).map(|(record, _)| (at, record));
+        self.0.next().map(|raw| raw.and_then(read))
     }
 }
 
@@ -96,17 +117,22 @@ pub(super) struct Record<'a> {
 impl<'a> Record<'a> {
     /// Takes one record off the front.
     pub(super) fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Fault> {
-        let (head, rest) = bytes.split_at_checked(RECORD_HEAD_BYTES).ok_or(Fault::Truncated)?;
-        let (body, rest) = rest
-            .split_at_checked(u32_at(head, 0) as usize)
-            .ok_or(Fault::Truncated)?;
-        let shard = ShardId::new(u16::from_le_bytes([head[4], head[5]])).ok_or(Fault::Field)?;
+        let (shard, bytes, rest) = Self::cut(bytes)?;
+        let (head, body) = bytes.split_at(RECORD_HEAD_BYTES);
         if head[7] != 0 {
             return Err(Fault::Reserved);
         }
         let change = Change::decode(head[6], body)?;
-        let bytes = &bytes[..RECORD_HEAD_BYTES + body.len()];
         Ok((Self { shard, change, bytes }, rest))
+    }
+
+    /// Shard and bytes of the record at the front, and what follows it.
+    fn cut(bytes: &'a [u8]) -> Result<(ShardId, &'a [u8], &'a [u8]), Fault> {
+        let head = bytes.get(..RECORD_HEAD_BYTES).ok_or(Fault::Truncated)?;
+        let whole = RECORD_HEAD_BYTES.saturating_add(u32_at(head, 0) as usize);
+        let (record, rest) = bytes.split_at_checked(whole).ok_or(Fault::Truncated)?;
+        let shard = ShardId::new(u16::from_le_bytes([head[4], head[5]])).ok_or(Fault::Field)?;
+        Ok((shard, record, rest))
     }
 }
 
@@ -174,9 +200,17 @@ pub(super) struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// In the port's words; `address` makes addresses, which it may share between messages.
-    pub(super) fn describe(&self, mut address: impl FnMut(&str) -> Address) -> StoredMessage {
-        let targets = self.targets.iter().map(|target| address(target)).collect::<Arc<[_]>>();
+    /// In the port's words; `address` makes addresses, which it may share between messages, as they may share
+    /// `no_targets`.
+    pub(super) fn describe(
+        &self,
+        mut address: impl FnMut(&str) -> Address,
+        no_targets: Arc<[Address]>,
+    ) -> StoredMessage {
+        let targets = match &self.targets[..] {
+            [] => no_targets,
+            targets => targets.iter().map(|target| address(target)).collect(),
+        };
         StoredMessage {
             seq: self.seq,
             queue: address(self.queue),
@@ -542,7 +576,7 @@ mod tests {
         let mut moved = BytesMut::new();
         encode_moved(&original, &state, &mut moved);
         let describe = |bytes: &[u8]| match Record::split(bytes).unwrap().0.change {
-            Change::Message(message) => (message.state, message.describe(Address::from_trusted)),
+            Change::Message(message) => (message.state, message.describe(Address::from_trusted, Arc::default())),
             other => panic!("{other:?}"),
         };
         let ((_, before), (state_after, after)) = (describe(&original), describe(&moved));

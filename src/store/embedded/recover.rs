@@ -5,31 +5,31 @@
 //! exactly up to there. In the newest, the first group that does not parse ends the log, unless a group behind it
 //! says that this spot was on stable storage when it was written: then it is damage, and the store does not open.
 //! (Damage to the very last group before a crash cannot be told from a torn write; a store that was closed ends with
-//! an empty group that vouches for all others.) Start at [`recover`].
+//! an empty group that vouches for all others.)
+//!
+//! Each segment in use is read once, one ahead of the one that is applied, which bounds memory; cleaning bounds how
+//! many there are: 4, or those of 4 times the bytes that still count. Start at [`recover`].
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, sync::Arc, thread};
 
+use flume::{Receiver, Sender};
 use thiserror::Error;
 
 use super::{
     disk::{Disk, DiskFile},
-    index::{Index, Location, Step},
+    index::Index,
     layout::{DATA_AT, Fault, GROUP_ALIGN, GROUP_HEAD_BYTES, Group, HEADER_BYTES, HEADERS_AT, Header},
     random_u64,
-    record::{Change, Record},
+    replay::{Books, Replay, Shared, next_group},
     segments::{FreeFile, LogFile, Segment, Segments, write_header},
 };
 use crate::{
-    frame::{Address, ShardId, limits::SHARDS, record::ShardImage},
+    frame::{ShardId, record::ShardImage},
     store::book::Book,
 };
 
-/// Addresses that a scan shares between messages; beyond it starts anew, so that memory stays bounded.
-const ADDRESSES_SHARED_MAX: usize = 65_536;
+/// Segments that recovery holds in memory: the one that is applied, and the one that is read meanwhile.
+const BUFFERS: usize = 2;
 
 /// Why a log cannot be read back.
 #[derive(Debug, Error)]
@@ -111,14 +111,15 @@ pub(super) fn recover(disk: &dyn Disk, sizes: Sizes, expect: Expect) -> Result<R
             _ => disk.remove(slot).map_err(|error| io_error(disk, slot, error))?,
         }
     }
-    let mut replay = Replay::new(Books::all());
+    let mut replay = Replay::new();
     let tail = read_generations(disk, counting, &newest, &mut replay, &mut segments)?;
     let durable = tail.segment.file.own_handle().sync();
     durable.map_err(|error| io_error(disk, tail.segment.slot, error))?;
     tail.segment.reach(tail.end).note_durable();
+    let (index, books) = replay.into_parts();
     Ok(Recovered {
-        index: replay.index,
-        books: replay.books,
+        index,
+        books,
         segments,
         tail,
     })
@@ -312,44 +313,87 @@ fn check_first_group(disk: &dyn Disk, held: &HeldFile) -> Result<(), RecoverErro
     }
 }
 
-fn read_range(disk: &dyn Disk, segment: &Segment, from: u32, to: u32) -> Result<Vec<u8>, RecoverError> {
-    let mut data = vec![0; to.saturating_sub(from) as usize];
-    let read = segment.file.read_at(&mut data, u64::from(from));
-    read.map_err(|error| io_error(disk, segment.slot, error))?;
-    Ok(data)
+/// Reads from the first group up to an offset. A buffer that is used again costs no new memory: to have the system
+/// clear 64 MiB takes longer than to read them.
+fn read_groups(disk: &dyn Disk, segment: &Segment, upto: u32, buffer: &mut Vec<u8>) -> Result<(), RecoverError> {
+    buffer.resize(upto.saturating_sub(DATA_AT) as usize, 0);
+    let read = segment.file.read_at(buffer, u64::from(DATA_AT));
+    read.map_err(|error| io_error(disk, segment.slot, error))
 }
+
+/// A generation and how far it is read.
+type Range = (Arc<Segment>, u32);
 
 /// Reads `oldest..=newest`, which must all be there, and finds where the log goes on.
 fn read_generations(
     disk: &dyn Disk,
-    mut counting: BTreeMap<u64, HeldFile>,
+    counting: BTreeMap<u64, HeldFile>,
     newest: &Header,
     replay: &mut Replay,
     segments: &mut Segments,
 ) -> Result<Tail, RecoverError> {
-    let expected = newest.oldest..=newest.generation;
-    if let Some(missing) = expected.clone().find(|generation| !counting.contains_key(generation)) {
+    let mut expected = newest.oldest..=newest.generation;
+    if let Some(missing) = expected.find(|generation| !counting.contains_key(generation)) {
         let what = format!("no file holds generation {missing}, which still counts");
         return Err(damaged(disk, 0, 0, what));
     }
-    let mut held = counting.remove(&newest.oldest);
-    while let Some(file) = held {
-        let segment = Arc::new(file.into_segment());
-        segments.add_used(Arc::clone(&segment));
-        held = counting.pop_first().map(|(_, file)| file);
-        match &held {
-            None => return read_tail(disk, segment, replay),
-            Some(next) => read_whole(disk, &segment, &next.header, replay)?,
+    let held: Vec<Arc<Segment>> = counting
+        .into_values()
+        .map(|file| Arc::new(file.into_segment()))
+        .collect();
+    held.iter().for_each(|segment| segments.add_used(Arc::clone(segment)));
+    let ends = held.iter().skip(1).map(|next| next.header.previous_end);
+    let ranges: Vec<Range> = held.iter().cloned().zip(ends.chain([newest.segment_bytes])).collect();
+    thread::scope(|scope| {
+        let (empty_in, empty) = flume::bounded(BUFFERS);
+        let (full_in, full) = flume::bounded(0);
+        for _ in 0..BUFFERS {
+            let _ = empty_in.send(Vec::new());
         }
-    }
-    Err(RecoverError::Missing)
+        let ranges = &ranges;
+        // Ends once this side does not want more.
+        let read = move || read_ahead(disk, ranges, &empty, &full_in);
+        let reader = thread::Builder::new()
+            .name("weft-log-open".into())
+            .spawn_scoped(scope, read);
+        reader.map_err(thread_error)?;
+        for next in &held[1..] {
+            let (segment, data) = full.recv().unwrap_or(Err(RecoverError::Missing))?;
+            read_whole(disk, &segment, &data, &next.header, replay)?;
+            let _ = empty_in.send(data);
+        }
+        let (segment, data) = full.recv().unwrap_or(Err(RecoverError::Missing))?;
+        read_tail(disk, segment, &data, replay)
+    })
 }
 
-/// Reads a generation that was complete before the next began.
-fn read_whole(disk: &dyn Disk, segment: &Segment, next: &Header, replay: &mut Replay) -> Result<(), RecoverError> {
-    let data = read_range(disk, segment, DATA_AT, next.previous_end)?;
-    let stop = replay.read(segment, &data);
-    if stop.at as usize != data.len() || stop.chain != next.chain {
+fn thread_error(error: io::Error) -> RecoverError {
+    let file = "a thread that reads the log".into();
+    RecoverError::Io { file, error }
+}
+
+type Filled = Result<(Arc<Segment>, Vec<u8>), RecoverError>;
+
+fn read_ahead(disk: &dyn Disk, ranges: &[Range], empty: &Receiver<Vec<u8>>, full: &Sender<Filled>) {
+    for (segment, upto) in ranges {
+        let Ok(mut buffer) = empty.recv() else { return };
+        let read = read_groups(disk, segment, *upto, &mut buffer);
+        if full.send(read.map(|()| (Arc::clone(segment), buffer))).is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes in a generation that was complete before the next began.
+fn read_whole(
+    disk: &dyn Disk,
+    segment: &Segment,
+    data: &[u8],
+    next: &Header,
+    replay: &mut Replay,
+) -> Result<(), RecoverError> {
+    let stop = replay.read(segment, data).map_err(thread_error)?;
+    if stop.at as usize != data.len() || stop.is_inside_group || stop.chain != next.chain {
         let fault = stop.fault.unwrap_or(Fault::Chain);
         let what = format!("a group that was on stable storage cannot be read: {fault}");
         return Err(damaged(disk, segment.slot, u64::from(DATA_AT + stop.at), what));
@@ -359,13 +403,12 @@ fn read_whole(disk: &dyn Disk, segment: &Segment, next: &Header, replay: &mut Re
     Ok(())
 }
 
-fn read_tail(disk: &dyn Disk, segment: Arc<Segment>, replay: &mut Replay) -> Result<Tail, RecoverError> {
-    let data = read_range(disk, &segment, DATA_AT, segment.header.segment_bytes)?;
-    let stop = replay.read(&segment, &data);
+fn read_tail(disk: &dyn Disk, segment: Arc<Segment>, data: &[u8], replay: &mut Replay) -> Result<Tail, RecoverError> {
+    let stop = replay.read(&segment, data).map_err(thread_error)?;
     let end = DATA_AT + stop.at;
     let decided = match stop.fault {
         Some(fault) if stop.is_inside_group => Some(fault),
-        Some(fault) => vouched_for(&data, stop.at, &segment).then_some(fault),
+        Some(fault) => vouched_for(data, stop.at, &segment).then_some(fault),
         None => None,
     };
     if let Some(fault) = decided {
@@ -389,155 +432,6 @@ fn vouched_for(data: &[u8], spot: u32, segment: &Segment) -> bool {
     })
 }
 
-/// Where reading a segment ended.
-#[derive(Debug)]
-struct Stop {
-    /// From the start of the data.
-    at: u32,
-    /// The checksum of the last group that was read.
-    chain: u64,
-    fault: Option<Fault>,
-    /// The group is whole, but a record in it is not: never the work of a torn write.
-    is_inside_group: bool,
-}
-
-/// Builds index and books from records.
-#[derive(Debug)]
-struct Replay {
-    index: Index,
-    books: Books,
-    addresses: HashMap<Box<str>, Address>,
-}
-
-impl Replay {
-    fn new(books: Books) -> Self {
-        Self {
-            index: Index::default(),
-            books,
-            addresses: HashMap::new(),
-        }
-    }
-
-    /// Reads groups until the data ends or one does not parse.
-    fn read(&mut self, segment: &Segment, data: &[u8]) -> Stop {
-        let mut stop = Stop {
-            at: 0,
-            chain: segment.header.first_chain(),
-            fault: None,
-            is_inside_group: false,
-        };
-        while (stop.at as usize) < data.len() {
-            let group = match next_group(&data[stop.at as usize..], segment, stop.chain) {
-                Ok(group) => group,
-                Err(fault) => {
-                    stop.fault = Some(fault);
-                    return stop;
-                }
-            };
-            if let Err(fault) = self.read_group(segment.generation(), DATA_AT + stop.at, &group) {
-                stop.fault = Some(fault);
-                stop.is_inside_group = true;
-                return stop;
-            }
-            stop.at += u32::try_from(group.bytes).expect("a group lies within a segment, which is below 4 GiB");
-            stop.chain = group.checksum;
-        }
-        stop
-    }
-
-    fn read_group(&mut self, generation: u64, at: u32, group: &Group<'_>) -> Result<(), Fault> {
-        // Twice over the records: nothing of a group is taken before all of it is understood.
-        let count = group
-            .records()
-            .try_fold(0, |count: u32, record| record.map(|_| count + 1))?;
-        if count != group.records {
-            return Err(Fault::Length);
-        }
-        for record in group.records() {
-            let (offset, record) = record?;
-            let location = locate(generation, at, offset, &record);
-            self.index.apply(record.shard, Step::from(&record.change), location);
-            self.books.apply(&record, &mut self.addresses);
-        }
-        Ok(())
-    }
-}
-
-fn next_group<'a>(data: &'a [u8], segment: &Segment, chain: u64) -> Result<Group<'a>, Fault> {
-    let group = Group::parse(data, segment.header.generation, segment.header.salt)?;
-    if group.chain == chain {
-        Ok(group)
-    } else {
-        Err(Fault::Chain)
-    }
-}
-
-/// Where a record stands that is `offset` bytes into the group at `at`.
-pub(super) fn locate(generation: u64, at: u32, offset: usize, record: &Record<'_>) -> Location {
-    let below = "a record lies within a segment, which is below 4 GiB";
-    Location {
-        generation,
-        offset: at + u32::try_from(offset).expect(below),
-        bytes: u32::try_from(record.bytes.len()).expect(below),
-    }
-}
-
-/// What recovery knows of the shards until their owners ask for it.
-#[derive(Debug)]
-pub(super) struct Books(Vec<Option<Book>>);
-
-impl Books {
-    fn all() -> Self {
-        Self((0..SHARDS).map(|_| Some(Book::default())).collect())
-    }
-
-    fn only(shard: ShardId) -> Self {
-        let mut books = Self((0..SHARDS).map(|_| None).collect());
-        books.0[shard.index()] = Some(Book::default());
-        books
-    }
-
-    /// Hands over a shard's book. `None` once it was handed over, or is out of date.
-    pub(super) fn take(&mut self, shard: ShardId) -> Option<Book> {
-        self.0[shard.index()].take()
-    }
-
-    fn apply(&mut self, record: &Record<'_>, addresses: &mut HashMap<Box<str>, Address>) {
-        let Some(book) = &mut self.0[record.shard.index()] else {
-            return;
-        };
-        match record.change {
-            Change::Message(ref message) => book.message(message.describe(|text| share(addresses, text))),
-            Change::Attempt {
-                seq,
-                attempts,
-                not_before,
-            } => book.attempt(seq, attempts, not_before),
-            Change::Settle {
-                settle_no,
-                receipt,
-                keep,
-            } => book.settle(settle_no, receipt, keep),
-            Change::Receipt { settle_no, receipt } => book.receipt(settle_no, receipt),
-            Change::Forget { seq } => book.forget(seq),
-            Change::Floor { settle_no } => book.raise_floor(settle_no),
-            Change::Cursor { source, upto } => book.cursor(source, upto),
-        }
-    }
-}
-
-fn share(addresses: &mut HashMap<Box<str>, Address>, text: &str) -> Address {
-    if let Some(address) = addresses.get(text) {
-        return address.clone();
-    }
-    if addresses.len() >= ADDRESSES_SHARED_MAX {
-        addresses.clear();
-    }
-    let address = Address::from_trusted(text);
-    addresses.insert(text.into(), address.clone());
-    address
-}
-
 /// The log as it was at one moment: every generation in use and where it ended. While it is held, none of them is
 /// reused.
 pub(super) type Snapshot = Vec<(Arc<Segment>, u32)>;
@@ -545,16 +439,16 @@ pub(super) type Snapshot = Vec<(Arc<Segment>, u32)>;
 /// Reads one shard's image out of a snapshot.
 pub(super) fn load(disk: &dyn Disk, snapshot: &Snapshot, shard: ShardId) -> Result<ShardImage, RecoverError> {
     let mut books = Books::only(shard);
-    let mut addresses = HashMap::new();
+    let (mut shared, mut data) = (Shared::default(), Vec::new());
     for (segment, end) in snapshot {
-        let data = read_range(disk, segment, DATA_AT, *end)?;
+        read_groups(disk, segment, *end, &mut data)?;
         let mut at = 0;
         let mut chain = segment.header.first_chain();
         while at < data.len() {
             let fail = |fault: Fault| damaged(disk, segment.slot, u64::from(DATA_AT) + at as u64, fault.to_string());
             let group = next_group(&data[at..], segment, chain).map_err(fail)?;
             for record in group.records() {
-                books.apply(&record.map_err(fail)?.1, &mut addresses);
+                books.apply(&record.map_err(fail)?.1, &mut shared);
             }
             at += group.bytes;
             chain = group.checksum;

@@ -51,11 +51,11 @@ impl LogFile {
         *lock(&self.filled)
     }
 
-    /// Writes zeros where nothing was written yet: the next `step_bytes`, below `upto`.
-    pub(super) fn fill(&self, upto: u32, step_bytes: usize) -> io::Result<()> {
+    /// Writes zeros where nothing was written yet, below `upto`, as many as are given.
+    pub(super) fn fill(&self, upto: u32, zeros: &[u8]) -> io::Result<()> {
         let mut filled = lock(&self.filled);
-        let zeros = vec![0; step_bytes.min(upto.saturating_sub(*filled) as usize)];
-        self.file.write_at(&zeros, u64::from(*filled))?;
+        let zeros = &zeros[..zeros.len().min(upto.saturating_sub(*filled) as usize)];
+        self.file.write_at(zeros, u64::from(*filled))?;
         *filled += u32::try_from(zeros.len()).expect("a step lies within a segment, which is below 4 GiB");
         Ok(())
     }

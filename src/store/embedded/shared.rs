@@ -11,7 +11,7 @@ use std::sync::{
 use super::{
     disk::{Disk, DiskFile},
     index::Index,
-    recover::Books,
+    replay::Books,
     segments::{Reach, Segments},
 };
 use crate::{
