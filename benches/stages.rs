@@ -271,6 +271,7 @@ fn lane(count: u64) {
     let (sender, mut receiver) = lanes(Bounds {
         items_per_lane_max: NonZeroUsize::new(4_096).expect("above 0"),
         bytes_max: NonZeroUsize::new(8 << 20).expect("above 0"),
+        parts_max: NonZeroUsize::new(4_096).expect("above 0"),
     });
     let frames = frames(BATCH, Qos::AtMostOnce);
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -25,12 +25,20 @@ use weft::{
 const MESSAGES_PER_COMMIT: u64 = 100;
 const BODY_BYTES: usize = 256;
 const RECOVERED_MESSAGES: u64 = 1_000_000;
+/// Mailboxes that commits go to in turn.
+const MAILBOXES: u16 = 1000;
 
-/// A caller that keeps a number of commits in flight, over shards in turn.
+/// A mailbox, with its next message.
+struct Mailbox {
+    shard: ShardId,
+    fence: Fence,
+    frame: Frame,
+}
+
+/// A caller that keeps a number of commits in flight, to mailboxes in turn.
 struct Caller<'a> {
     store: &'a EmbeddedStore,
-    fences: Vec<(ShardId, Fence)>,
-    frame: Frame,
+    mailboxes: Vec<Mailbox>,
     next: u64,
     messages_per_commit: u64,
     answered: (Sender<CommitOutcome>, Receiver<CommitOutcome>),
@@ -39,30 +47,35 @@ struct Caller<'a> {
 impl<'a> Caller<'a> {
     fn new(store: &'a EmbeddedStore, messages_per_commit: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let shards: Vec<ShardId> = (0..16).map(|number| ShardId::new(number).unwrap()).collect();
-        let fences = runtime.block_on(store.claim(shards.clone())).unwrap();
-        let draft = Draft::new(
-            MessageId::new("0190b0a0-7d7b-7cc3-9c1b-000000000000").unwrap(),
-            AgentId::new("acme/planner").unwrap(),
-            "agent:acme/worker-7".parse().unwrap(),
-        );
+        let shards: Vec<ShardId> = ShardId::all().collect();
+        let fences = runtime.block_on(store.claim(shards)).unwrap();
+        let mailbox = |number| {
+            let draft = Draft::new(
+                MessageId::new("0190b0a0-7d7b-7cc3-9c1b-000000000000").unwrap(),
+                AgentId::new("acme/planner").unwrap(),
+                format!("agent:acme/worker-{number}").parse().unwrap(),
+            );
+            let frame = Frame::new(draft.archive().unwrap(), Bytes::from(vec![7; BODY_BYTES])).unwrap();
+            let shard = frame.envelope.address().home_shard();
+            let fence = fences[shard.index()];
+            Mailbox { shard, fence, frame }
+        };
         Self {
             store,
-            fences: shards.into_iter().zip(fences).collect(),
-            frame: Frame::new(draft.archive().unwrap(), Bytes::from(vec![7; BODY_BYTES])).unwrap(),
+            mailboxes: (0..MAILBOXES).map(mailbox).collect(),
             next: 0,
             messages_per_commit,
             answered: mpsc::channel(),
         }
     }
 
-    fn enqueue(&self, number: u64) -> Op {
+    fn enqueue(frame: &Frame, number: u64) -> Op {
         Op::Enqueue(Enqueue {
             seq: Seq::from_raw(number),
-            queue: self.frame.envelope.address(),
+            queue: frame.envelope.address(),
             key: MessageKey::from_raw(u128::from(number)),
             id_hash: IdHash::from_raw(number),
-            frame: self.frame.clone(),
+            frame: frame.clone(),
             targets: [].into(),
         })
     }
@@ -70,9 +83,9 @@ impl<'a> Caller<'a> {
     /// A commit of messages to one shard, which also settles as many of the commit before and forgets their receipts.
     fn commit(&mut self, is_settling: IsSettling) {
         let turn = self.next / self.messages_per_commit;
-        let (shard, fence) = self.fences[(turn % self.fences.len() as u64) as usize];
+        let Mailbox { shard, fence, frame } = &self.mailboxes[(turn % u64::from(MAILBOXES)) as usize];
         let numbers = self.next + 1..=self.next + self.messages_per_commit;
-        let mut ops: Vec<Op> = numbers.clone().map(|number| self.enqueue(number)).collect();
+        let mut ops: Vec<Op> = numbers.clone().map(|number| Self::enqueue(frame, number)).collect();
         if is_settling == IsSettling::Yes {
             ops.extend(numbers.map(settle));
             ops.push(Op::ReceiptFloor {
@@ -82,6 +95,7 @@ impl<'a> Caller<'a> {
         self.next += self.messages_per_commit;
         let answered = self.answered.0.clone();
         let done = move |outcome| drop(answered.send(outcome));
+        let (shard, fence) = (*shard, *fence);
         let part = ShardCommit { shard, fence, ops };
         self.store.commit(vec![part], Durability::Fsync, Box::new(done));
     }

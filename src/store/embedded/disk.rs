@@ -143,3 +143,25 @@ impl DiskFile for File {
         self.sync_data()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_once_counts_as_filled() {
+        const BYTES: u32 = 256 * 1024;
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(folder.path()).unwrap();
+        let file = directory.create(0, BYTES).unwrap();
+        assert_eq!(file.bytes().unwrap(), u64::from(BYTES));
+        // How far a new file is filled differs between file systems; none may say too little of what was written.
+        for upto in [64 * 1024, 128 * 1024, BYTES as usize] {
+            file.write_at(&vec![0; upto], 0).unwrap();
+            file.sync().unwrap();
+            assert!(file.filled() >= upto as u64, "{} of {upto}", file.filled());
+            let other = directory.open(0).unwrap();
+            assert!(other.filled() >= upto as u64, "{} of {upto}", other.filled());
+        }
+    }
+}

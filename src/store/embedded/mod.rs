@@ -137,8 +137,10 @@ struct Running {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in a directory, or makes one there. Blocks while the log is read back: 1,000,000 messages of
-    /// 256 bytes took 3.3 s on a busy machine of two cores.
+    /// Opens the store in a directory, or makes one there. Blocks while the log is read back, all segments in use: at
+    /// most `max_bytes`, and while it was cleaned in time four segments or four times the bytes that still count.
+    /// 1,000,000 messages of 256 bytes cost 0.95 s of processor, shared by up to eight threads (`replay`), and two
+    /// segments of memory beside what is kept.
     pub fn open(path: &Path, config: &Config) -> Result<Self, OpenError> {
         Self::open_sized(path, config.sizes()?)
     }
@@ -202,6 +204,9 @@ impl EmbeddedStore {
     }
 }
 
+/// What a thread does.
+type Work = Box<dyn FnOnce() + Send>;
+
 enum OpenOnError {
     Recover(RecoverError),
     /// Of a thread, or of a further handle of the newest segment.
@@ -230,7 +235,7 @@ fn start(tail: Tail, registry: Registry, shared: &Arc<Shared>, disk: &Arc<dyn Di
         threads: Vec::new(),
         lock: None,
     };
-    let mut work: Vec<(&str, Box<dyn FnOnce() + Send>)> = Vec::new();
+    let mut work: Vec<(&str, Work)> = Vec::new();
     for number in 0..LANES {
         let lane = Lane::new(&running.pipeline, number);
         work.push(("weft-log", Box::new(move || lane.run())));

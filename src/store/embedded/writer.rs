@@ -78,8 +78,11 @@ pub(super) enum Request {
     },
     Snapshot(Sender<Result<Snapshot, StoreError>>),
     /// Make everything durable and end.
-    Close(Sender<Result<(), StoreError>>),
+    Close(Closing),
 }
+
+/// Where the outcome of closing goes.
+type Closing = Sender<Result<(), StoreError>>;
 
 /// A commit and what became of it so far.
 type Decided = (Answer, Durability, CommitOutcome);
@@ -205,7 +208,7 @@ pub(super) struct Lane {
 /// What a lane's turn at the log's end came to.
 enum Turn {
     Batch(Written),
-    Last(Written, Sender<Result<(), StoreError>>),
+    Last(Written, Closing),
     /// Nothing was written.
     Nothing,
 }
@@ -303,13 +306,7 @@ impl Lane {
     }
 
     /// Appends the commits that wait. Returns them with what became of each so far, and who asked to close.
-    fn gather(
-        &self,
-        log: &mut Log,
-    ) -> (
-        Vec<(Answer, Durability, CommitOutcome)>,
-        Option<Sender<Result<(), StoreError>>>,
-    ) {
+    fn gather(&self, log: &mut Log) -> (Vec<Decided>, Option<Closing>) {
         let mut commits = Vec::new();
         while commits.len() < BATCH_COMMITS_MAX && log.buffered() < GROUP_BYTES_MAX {
             match self.next_request() {
