@@ -131,7 +131,7 @@ fn ready_is_one_line_that_names_every_listener() {
 fn sigterm_says_goodbye_to_a_receiver_and_ends_with_0() {
     let folder = TempDir::new().unwrap();
     let (node, line) = serving(serve(folder.path()));
-    let grpc = line.trim_end().rsplit_once("grpc=").unwrap().1;
+    let grpc = line.split_once("grpc=").unwrap().1.split_whitespace().next().unwrap();
     let mut receiver = weft();
     receiver.args(["--server", &format!("grpc://{grpc}"), "recv", "bob", "--follow"]);
     let receiver = receiver.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
