@@ -42,14 +42,14 @@ fn exit_code(output: &Output) -> Option<i32> {
 /// A node and the commands that talk to it.
 struct Bench {
     node: RealNode,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Bench {
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let node = RealNode::start(&folder.path().join("data"), Listeners::free());
-        Self { node, _folder: folder }
+        Self { node, folder }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -131,7 +131,7 @@ fn ready_is_one_line_that_names_every_listener() {
 fn sigterm_says_goodbye_to_a_receiver_and_ends_with_0() {
     let folder = TempDir::new().unwrap();
     let (node, line) = serving(serve(folder.path()));
-    let grpc = line.trim_end().rsplit_once("grpc=").unwrap().1;
+    let grpc = line.split_once("grpc=").unwrap().1.split_whitespace().next().unwrap();
     let mut receiver = weft();
     receiver.args(["--server", &format!("grpc://{grpc}"), "recv", "bob", "--follow"]);
     let receiver = receiver.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -178,7 +178,7 @@ fn a_second_signal_ends_a_drain_at_once() {
 #[test]
 fn a_second_node_on_the_same_data_is_told_who_has_it() {
     let bench = Bench::new();
-    let data = bench._folder.path().join("data");
+    let data = bench.folder.path().join("data");
     let output = serve(&data).output().unwrap();
     let error = text(&output.stderr);
     assert_eq!(exit_code(&output), Some(75), "{error}");
@@ -344,7 +344,7 @@ fn a_message_goes_from_send_to_recv_and_its_status_says_so() {
 #[test]
 fn bodies_come_from_files_and_standard_input() {
     let bench = Bench::new();
-    let file = bench._folder.path().join("body.bin");
+    let file = bench.folder.path().join("body.bin");
     fs::write(&file, [0xff, 0x00, 0x01]).unwrap();
     bench.json(&["send", "--from", "alice", "bob", &format!("@{}", file.display())]);
     assert_eq!(bench.json(&["recv", "bob", "--wait", "5s"])[0]["body_base64"], "/wAB");
@@ -513,6 +513,37 @@ fn health_tells_serving_from_not_there() {
         .output()
         .unwrap();
     assert!(output.status.success() && text(&output.stdout).ends_with("serving\n"));
+}
+
+#[test]
+fn quic_is_spoken_to_whom_the_command_trusts_and_to_nobody_else() {
+    let bench = Bench::new();
+    let url = format!("weft://{}", bench.node.listeners.quic);
+    let certificate = bench.folder.path().join("data/tls.certificate.pem");
+    let run = |trust: &[&str], args: &[&str]| {
+        let mut command = weft();
+        command.env_remove("WEFT_TLS_CA").env_remove("WEFT_TLS_PIN");
+        command
+            .args(["--server", &url])
+            .args(trust)
+            .args(args)
+            .output()
+            .unwrap()
+    };
+    let trusted = ["--tls-ca", certificate.to_str().unwrap()];
+    let sent = run(&trusted, &["send", "--from", "alice", "bob", "over QUIC"]);
+    assert!(sent.status.success(), "{}", text(&sent.stderr));
+    let received = run(&trusted, &["recv", "bob", "--wait", "5s"]);
+    assert!(
+        text(&received.stdout).contains("over QUIC"),
+        "{}",
+        text(&received.stderr)
+    );
+    let nobody = run(&[], &["health"]);
+    assert_eq!(exit_code(&nobody), Some(64), "{}", text(&nobody.stderr));
+    let other = format!("sha256:{}", "00".repeat(32));
+    let wrong = run(&["--tls-pin", &other], &["health"]);
+    assert_eq!(exit_code(&wrong), Some(69), "{}", text(&wrong.stderr));
 }
 
 #[test]

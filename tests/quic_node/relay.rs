@@ -1,7 +1,7 @@
 //! A UDP relay between clients and a server that can be cut and mended: what a network does.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     sync::{
         Arc,
@@ -50,10 +50,10 @@ async fn forward(clients: Arc<UdpSocket>, server: SocketAddr, is_cut: Arc<Atomic
     let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
     loop {
         let (bytes, client) = clients.recv_from(&mut datagram).await.unwrap();
-        if !upstream.contains_key(&client) {
+        if let Entry::Vacant(unknown) = upstream.entry(client) {
             let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
             socket.connect(server).await.unwrap();
-            upstream.insert(client, Arc::clone(&socket));
+            unknown.insert(Arc::clone(&socket));
             answers.spawn(answer(socket, Arc::clone(&clients), client, Arc::clone(&is_cut)));
         }
         if !is_cut.load(SeqCst) {

@@ -74,7 +74,7 @@ struct Connection {
 
 /// What the connection brings, by whichever protocol.
 enum Inbound {
-    Grpc(Streaming<ServerFrame>),
+    Grpc(Box<Streaming<ServerFrame>>),
     Quic {
         inbound: Box<inbound::Inbound>,
         _writer: AbortOnDropHandle,
@@ -165,7 +165,7 @@ impl Driver {
         let Some(node) = &self.client.node else {
             let outbound = Outbound::new(&self.shared, epoch, BATCH_MESSAGES);
             let stream = self.client.messaging().session(outbound).await?.into_inner();
-            return Ok(Inbound::Grpc(stream));
+            return Ok(Inbound::Grpc(Box::new(stream)));
         };
         let greeted = node.connect().await?;
         let outbound = Outbound::new(&self.shared, epoch, ITEM_MESSAGES_MAX);

@@ -20,7 +20,7 @@ use crate::{
         message::{is_durable, millis},
     },
     rpc::{
-        BATCH_BYTES, BATCH_MESSAGES, ITEM_MESSAGES_MAX, Parcel, SendFrame,
+        BATCH_BYTES, ITEM_MESSAGES_MAX, Parcel, SendFrame,
         convert::priority,
         v1::{self, client_frame::Frame},
     },
@@ -273,7 +273,7 @@ impl Batch {
     fn push(&mut self, tag: u64, message: v1::Message) {
         if self.messages.is_empty() {
             self.first_tag = tag;
-            self.messages.reserve(self.messages_max.min(BATCH_MESSAGES));
+            self.messages.reserve_exact(self.messages_max);
         }
         self.bytes += message.body.len();
         self.messages.push(message);
