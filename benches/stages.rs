@@ -17,7 +17,6 @@ use prost::Message as _;
 use weft::{
     frame::{
         Address, Frame, MessageId, Priority, Qos, Seq, ShardId,
-        batch::{self, Compression},
         record::{Enqueue, IdHash, MessageKey, Op},
     },
     queue::{Bounds, Readiness, Weigh, lanes},
@@ -38,7 +37,7 @@ use weft::{
     },
 };
 
-use common::{Shard, body, frame, receiver};
+use common::{Shard, body, decode_batch, encode_batch, frame, receiver};
 
 // As the program has it: its cost is part of the count.
 #[global_allocator]
@@ -96,12 +95,12 @@ fn rounds(count: u64, batch: usize) -> u64 {
 /// A frame's own wire form, in batches.
 fn decode_native(count: u64) {
     let mut encoded = BytesMut::new();
-    batch::encode(&frames(BATCH, Qos::AtMostOnce), Compression::None, &mut encoded).expect("within the limits");
+    encode_batch(&frames(BATCH, Qos::AtMostOnce), &mut encoded);
     let encoded = encoded.freeze();
     let mut into = Vec::with_capacity(BATCH);
     for _ in 0..rounds(count, BATCH) {
         into.clear();
-        batch::decode(&mut black_box(encoded.clone()), &mut into).expect("a batch");
+        decode_batch(black_box(encoded.clone()), &mut into);
         black_box(&into);
     }
 }
@@ -111,7 +110,7 @@ fn encode_native(count: u64) {
     let mut into = BytesMut::new();
     for _ in 0..rounds(count, BATCH) {
         into.clear();
-        batch::encode(black_box(&frames), Compression::None, &mut into).expect("within the limits");
+        encode_batch(black_box(&frames), &mut into);
         black_box(&into);
     }
 }
