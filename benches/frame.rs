@@ -6,14 +6,11 @@ mod common;
 
 use std::hint::black_box;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use weft::frame::{
-    Address, Envelope, Frame, Qos,
-    batch::{self, Compression, Packer},
-};
+use weft::frame::{Address, Envelope, Frame, Qos};
 
-use common::{body, draft, frame, receiver};
+use common::{body, decode_batch, draft, encode_batch, frame, receiver};
 
 const BATCHES: [u64; 3] = [1, 32, 256];
 
@@ -61,25 +58,13 @@ fn single(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn encode(frames: &[Frame], into: &mut BytesMut) {
-    let mut packer = Packer::with_capacity(into.capacity());
-    frames.iter().for_each(|frame| packer.push(frame, None, ""));
-    let mut parts = Vec::new();
-    packer.finish(0, Compression::None, &mut parts);
-    parts.iter().for_each(|part| into.extend_from_slice(part));
-}
-
-fn decode(mut encoded: Bytes, into: &mut Vec<Frame>) {
-    batch::decode(&mut encoded, |item| into.push(item.frame)).expect("a batch");
-}
-
 fn batches(criterion: &mut Criterion) {
     let to = Address::agent(&receiver(0));
     let body = body();
     for count in BATCHES {
         let frames: Vec<Frame> = (0..count).map(|at| frame(at, &to, Qos::AtMostOnce, &body)).collect();
         let mut encoded = BytesMut::new();
-        encode(&frames, &mut encoded);
+        encode_batch(&frames, &mut encoded);
         let encoded = encoded.freeze();
         let mut group = criterion.benchmark_group(format!("batch_of_{count}"));
         group.throughput(Throughput::Elements(count));
@@ -87,14 +72,14 @@ fn batches(criterion: &mut Criterion) {
             let mut into = BytesMut::with_capacity(encoded.len());
             bencher.iter(|| {
                 into.clear();
-                encode(black_box(&frames), &mut into);
+                encode_batch(black_box(&frames), &mut into);
             });
         });
         group.bench_function("decode", |bencher| {
             let mut into = Vec::with_capacity(frames.len());
             bencher.iter(|| {
                 into.clear();
-                decode(black_box(encoded.clone()), &mut into);
+                decode_batch(black_box(encoded.clone()), &mut into);
             });
         });
         group.finish();

@@ -17,7 +17,6 @@ use prost::Message as _;
 use weft::{
     frame::{
         Address, Frame, MessageId, Priority, Qos, Seq, ShardId,
-        batch::{self, Compression, Packer},
         record::{Enqueue, IdHash, MessageKey, Op},
     },
     queue::{Bounds, Readiness, Weigh, lanes},
@@ -38,7 +37,7 @@ use weft::{
     },
 };
 
-use common::{Shard, body, frame, receiver};
+use common::{Shard, body, decode_batch, encode_batch, frame, receiver};
 
 // As the program has it: its cost is part of the count.
 #[global_allocator]
@@ -95,29 +94,25 @@ fn rounds(count: u64, batch: usize) -> u64 {
 
 /// A frame's own wire form, in batches.
 fn decode_native(count: u64) {
-    let encoded: Bytes = packed(&frames(BATCH, Qos::AtMostOnce)).concat().into();
+    let mut encoded = BytesMut::new();
+    encode_batch(&frames(BATCH, Qos::AtMostOnce), &mut encoded);
+    let encoded = encoded.freeze();
     let mut into = Vec::with_capacity(BATCH);
     for _ in 0..rounds(count, BATCH) {
         into.clear();
-        batch::decode(&mut black_box(encoded.clone()), |item| into.push(item.frame)).expect("a batch");
+        decode_batch(black_box(encoded.clone()), &mut into);
         black_box(&into);
     }
 }
 
 fn encode_native(count: u64) {
     let frames = frames(BATCH, Qos::AtMostOnce);
+    let mut into = BytesMut::new();
     for _ in 0..rounds(count, BATCH) {
-        black_box(packed(black_box(&frames)));
+        into.clear();
+        encode_batch(black_box(&frames), &mut into);
+        black_box(&into);
     }
-}
-
-/// The parts of a batch, as a link writes them.
-fn packed(frames: &[Frame]) -> Vec<Bytes> {
-    let mut packer = Packer::with_capacity(frames.iter().map(Frame::encoded_len).sum());
-    frames.iter().for_each(|frame| packer.push(frame, None, ""));
-    let mut parts = Vec::new();
-    packer.finish(0, Compression::None, &mut parts);
-    parts
 }
 
 /// A stream's item as bytes to frames for the door.

@@ -3,11 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use weft::{
     delivery::{Consumer, ConsumerId, Credit, HandOut, Limits, Out, Publish, QueueKind, Route, ShardState, WorkerMark},
     frame::{
         Address, AgentId, Draft, Frame, MessageId, Qos,
+        batch::{self, Compression, Packer},
         record::{IdHash, MessageKey},
     },
     time::Timestamp,
@@ -42,6 +43,20 @@ pub fn frame(number: u64, to: &Address, qos: Qos, body: &Bytes) -> Frame {
 /// A body of the usual size.
 pub fn body() -> Bytes {
     Bytes::from(vec![7; BODY_BYTES])
+}
+
+/// Frames as the native protocol's batch, appended.
+pub fn encode_batch(frames: &[Frame], into: &mut BytesMut) {
+    let mut packer = Packer::with_capacity(frames.iter().map(Frame::encoded_len).sum());
+    frames.iter().for_each(|frame| packer.push(frame, None, ""));
+    let mut parts = Vec::new();
+    packer.finish(0, Compression::None, &mut parts);
+    parts.iter().for_each(|part| into.extend_from_slice(part));
+}
+
+/// The frames of such a batch, appended.
+pub fn decode_batch(mut encoded: Bytes, into: &mut Vec<Frame>) {
+    batch::decode(&mut encoded, |item| into.push(item.frame)).expect("a batch");
 }
 
 /// One shard with an inbox and a session for each of many agents.

@@ -32,13 +32,26 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(until_interrupted(run(cli)));
+            // Threads that still talk to a peer end with the process.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(error.to_string()),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("loadtest: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Dropping what runs ends the node that it started and removes its folder.
+async fn until_interrupted(work: impl Future<Output = Result<ExitCode, String>>) -> Result<ExitCode, String> {
+    tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+    }
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, String> {

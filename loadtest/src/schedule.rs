@@ -4,9 +4,12 @@
 //! sender pays for every message that should have gone out meanwhile (no coordinated omission). Pure; the [`super::pacer`] wakes.
 //!
 //! A rate above 4,000 a second comes in bursts of equal spacing, as timers are no finer than that: the burst is the schedule.
+//! Producers side by side take turns, so that all their bursts together are no more than that either.
 
 /// Least time between two bursts, in nanoseconds: what a sleeping thread is woken after with a few per cent of error.
 const TICK_NS_MIN: f64 = 250_000.0;
+/// The same between two bursts of one producer among many, at most.
+const TICK_NS_MIN_AMONG_MANY: f64 = 10_000_000.0;
 const SECOND_NS: f64 = 1e9;
 
 /// The due times of one producer's messages.
@@ -23,9 +26,10 @@ impl Schedule {
     /// A schedule of this many messages a second. `share` of `of` producers that run side by side are spread over a tick.
     pub fn new(rate_per_s: f64, share: usize, of: usize) -> Self {
         let rate = rate_per_s.max(1e-3);
-        let tick_ns = (SECOND_NS / rate).max(TICK_NS_MIN);
         #[allow(clippy::cast_precision_loss, reason = "counts of producers")]
-        let offset = tick_ns * share as f64 / of.max(1) as f64;
+        let (share, of) = (share as f64, of.max(1) as f64);
+        let tick_ns = (SECOND_NS / rate).max((TICK_NS_MIN * of).min(TICK_NS_MIN_AMONG_MANY));
+        let offset = tick_ns * share / of;
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -131,6 +135,25 @@ mod tests {
     fn producers_side_by_side_are_spread_over_a_tick() {
         let starts = [0, 1, 2, 3].map(|share| Schedule::new(1_000.0, share, 4).due_at(0));
         assert_eq!(starts, [0, 250_000, 500_000, 750_000]);
+    }
+
+    #[test]
+    fn many_producers_wake_no_more_often_than_one() {
+        for of in [1, 8, 40] {
+            let ticks = (0..of).flat_map(|share| {
+                let schedule = Schedule::new(50_000.0, share, of);
+                let due: std::collections::BTreeSet<u64> = (0..)
+                    .map(|number| schedule.due_at(number))
+                    .take_while(|due| *due < 100_000_000)
+                    .collect();
+                due
+            });
+            let ticks = ticks.count();
+            assert!(
+                (380..=420).contains(&ticks),
+                "{ticks} ticks of {of} producers in a tenth of a second"
+            );
+        }
     }
 
     /// The fabric stalls for a second in the middle of two; a sender that waits for it and measures from its own late sends sees

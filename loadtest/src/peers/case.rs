@@ -143,6 +143,14 @@ impl Case {
         }
     }
 
+    /// How often it is run: what takes minutes to set up is run in the first round alone.
+    pub const fn rounds_max(self) -> usize {
+        match self {
+            Self::WeftManyAgents | Self::WeftStartFull => 1,
+            _ => usize::MAX,
+        }
+    }
+
     /// Runs it once.
     pub async fn run(self, setting: &Setting) -> Result<Figures, Absent> {
         let ours = Ours(setting);

@@ -1,6 +1,6 @@
 //! weft's side of the comparison: the scenarios of this program in the shapes that the goals are set in.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{collections::VecDeque, fs, path::Path, process::Command, time::Duration};
 
 use weft::{
     client::{Client, Message, Registration, SessionOptions},
@@ -212,6 +212,7 @@ impl Ours<'_> {
     async fn start_full(self) -> Result<Figures, String> {
         /// Below what an inbox holds.
         const EACH: u64 = 50_000;
+        const UNANSWERED_MAX: usize = 1_000;
         let kept = Folder::new(&self.0.data_parent)?;
         let data = kept.path().join("data");
         let node = Node::serve_on(&self.serve(), &data, Folder::new(&self.0.data_parent)?)?;
@@ -220,14 +221,21 @@ impl Ours<'_> {
         let session = client.session(&from, SessionOptions::send_only()).await;
         let session = session.map_err(|error| error.to_string())?;
         let body = bytes::Bytes::from(vec![b'.'; self.0.extent.body_bytes]);
+        let mut unanswered = VecDeque::with_capacity(UNANSWERED_MAX);
         for number in 0..self.0.growth.messages {
             let to = agent(&format!("loadtest/full-{}", number / EACH))?;
             let message = Message::to_agent(&to).qos(Qos::AtLeastOnce).body(body.clone());
-            // The answer is waited for as a whole: closing waits for all of them.
-            let _handle = session.send(message).await.map_err(|error| error.to_string())?;
+            unanswered.push_back(session.send(message).await.map_err(|error| error.to_string())?);
+            if unanswered.len() == UNANSWERED_MAX
+                && let Some(oldest) = unanswered.pop_front()
+            {
+                oldest.await.map_err(|error| error.to_string())?;
+            }
         }
-        let closed = session.close(Duration::from_secs(60)).await;
-        closed.map_err(|error| error.to_string())?;
+        for handle in unanswered {
+            handle.await.map_err(|error| error.to_string())?;
+        }
+        drop(session);
         drop(client);
         drop(node);
         let node = Node::serve_on(&self.serve(), &data, Folder::new(&self.0.data_parent)?)?;
