@@ -561,7 +561,7 @@ fn metrics_count_what_happened() {
     stream.read_to_string(&mut page).unwrap();
     for line in [
         "weft_ready 1",
-        "weft_messages_accepted_total 1",
+        "weft_messages_accepted_total{qos=\"1\"} 1",
         "weft_messages_acknowledged_total 1",
     ] {
         assert!(page.lines().any(|found| found == line), "no {line} in {page}");

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rkyv::rancor;
 use thiserror::Error;
 
@@ -282,6 +282,12 @@ impl Envelope {
     /// The same envelope in a buffer of its own, so that it does not pin a larger one.
     pub fn compact(&self) -> Self {
         Self(Bytes::copy_from_slice(&self.0))
+    }
+
+    /// The same envelope at the end of a buffer that it shares with others.
+    pub fn compact_into(&self, buffer: &mut BytesMut) -> Self {
+        buffer.extend_from_slice(&self.0);
+        Self(buffer.split().freeze())
     }
 
     #[allow(unsafe_code)]

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use bytes::BytesMut;
+
 use super::{surface::PassedEnvelope, workers::Inbound};
 
 /// Envelopes copied out of one batch: a loaded worker notes the last few of each batch, an idle one notes them all.
-const PER_BATCH_MAX: usize = 16;
+const PER_BATCH_MAX: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct PassedRing {
@@ -23,14 +25,17 @@ impl PassedRing {
 
     pub fn note(&mut self, batch: &[Inbound]) {
         let noted = PER_BATCH_MAX.min(self.envelopes_max);
-        for inbound in &batch[batch.len().saturating_sub(noted)..] {
+        let noted = &batch[batch.len().saturating_sub(noted)..];
+        // Copies, so that the ring does not pin network buffers; all of a batch in one buffer.
+        let bytes = |inbound: &Inbound| inbound.publish.frame.envelope.as_bytes().len();
+        let mut buffer = BytesMut::with_capacity(noted.iter().map(bytes).sum());
+        for inbound in noted {
             if self.envelopes.len() >= self.envelopes_max {
                 self.envelopes.pop_front();
             }
             let frame = &inbound.publish.frame;
             self.envelopes.push_back(PassedEnvelope {
-                // A copy, so that the ring does not pin network buffers.
-                envelope: frame.envelope.compact(),
+                envelope: frame.envelope.compact_into(&mut buffer),
                 stamp: frame.stamp,
                 body_bytes: frame.body.len(),
                 shard: inbound.shard,

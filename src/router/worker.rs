@@ -247,8 +247,10 @@ impl Shards {
     /// Runs a shard's machine and hands on what it wants done.
     fn run_shard(&mut self, local: usize, run: impl FnOnce(&mut ShardState<Ask>, &mut Out<Ask>, &Gate<'_>)) {
         self.mark_active(local);
-        let policy = self.context.policy.clone();
-        run(&mut self.shards[local].state, &mut self.out, &may_receive(&*policy));
+        {
+            let gate = may_receive(&*self.context.policy);
+            run(&mut self.shards[local].state, &mut self.out, &gate);
+        }
         self.hand_on(local, None);
     }
 
@@ -539,16 +541,21 @@ impl Shards {
     /// Hands on what one shard wants done elsewhere. `failure`: why the verdicts that say so failed.
     fn hand_on(&mut self, local: usize, failure: Option<&StoreError>) {
         let shard = self.shards[local].id;
-        for (ask, verdict) in std::mem::take(&mut self.out.answers) {
+        // Taken and given back with their memory: this runs for every message.
+        let mut answers = std::mem::take(&mut self.out.answers);
+        for (ask, verdict) in answers.drain(..) {
             self.answer(shard, ask, verdict, failure);
         }
+        self.out.answers = answers;
         if !self.out.loads.is_empty() {
             let seqs: Vec<Seq> = self.out.loads.drain(..).map(|load| load.0).collect();
             self.load(shard, seqs);
         }
-        for relay in std::mem::take(&mut self.out.relays) {
+        let mut relays = std::mem::take(&mut self.out.relays);
+        for relay in relays.drain(..) {
             self.relay(shard, relay);
         }
+        self.out.relays = relays;
         for given_up in self.out.given_up.drain(..) {
             log_given_up(shard, &given_up);
         }
