@@ -1436,7 +1436,7 @@ async fn each_path_takes_the_methods_that_its_description_lists() {
     let node = Node::start().await;
     let document = node.get("/openapi.json").await.ok(200);
     for (path, item) in document["paths"].as_object().unwrap() {
-        let concrete = path.replace('{', "").replace('}', "");
+        let concrete = path.replace(['{', '}'], "");
         let refused = node
             .answer(node.request("PATCH", &concrete).body(Full::default()).unwrap())
             .await;
@@ -1460,7 +1460,7 @@ async fn every_problem_is_described_where_it_can_come() {
     let node = Node::start().await;
     let document = node.get("/openapi.json").await.ok(200);
     for (path, item) in document["paths"].as_object().unwrap() {
-        let concrete = path.replace('{', "").replace('}', "");
+        let concrete = path.replace(['{', '}'], "");
         for (method, operation) in item.as_object().unwrap() {
             let method = method.to_ascii_uppercase();
             let ask = |name: &'static str, value: &'static str, body: &'static str| {

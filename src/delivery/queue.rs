@@ -333,7 +333,11 @@ impl Queue {
         let (rotation, count, kind) = (self.next_consumer, self.consumers.len(), self.kind);
         let (at, _) = (self.consumers.iter().enumerate())
             .filter(|(_, consumer)| wish.allows(consumer) && may_have(consumer))
-            .min_by_key(|(at, consumer)| wish.rank(kind, consumer, turns_from(rotation, *at, count)))?;
+            .min_by_key(|(at, consumer)| {
+                // Who closed its window is there for something else, or will read later: only where nobody else takes it.
+                let is_closed = consumer.credit.window().0 == 0;
+                (is_closed, wish.rank(kind, consumer, turns_from(rotation, *at, count)))
+            })?;
         self.next_consumer = (at + 1) % count;
         Some(&self.consumers[at])
     }

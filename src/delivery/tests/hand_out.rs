@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{World, agent, mail};
 use crate::{
     delivery::{ConsumerId, Nack, hand_out::STEPPED_OVER_MAX},
-    frame::{LastHop, Priority},
+    frame::{LastHop, Priority, Qos},
 };
 
 fn consumers(world: &mut World) -> Vec<u64> {
@@ -48,6 +48,20 @@ fn a_detach_brings_back_what_was_not_settled_in_its_old_order_before_what_is_you
     let ids: Vec<&str> = again.iter().map(|h| h.frame.envelope.id()).collect();
     assert_eq!(ids, ["m0", "m2", "m3", "m4", "m5"]);
     assert_eq!(redelivered, [true, true, false, false, false]);
+}
+
+#[test]
+fn qos_0_goes_to_a_session_that_closed_its_window_only_where_no_other_takes_it() {
+    let mut world = World::new();
+    world.attach("agent:a", 1, "a", 0);
+    world.attach("agent:a", 2, "a", 10);
+    for at in 0..4 {
+        world.publish(&mail(&format!("m{at}"), "agent:a").qos(Qos::AtMostOnce));
+    }
+    assert_eq!(consumers(&mut world), [2, 2, 2, 2]);
+    world.detach("agent:a", 2);
+    world.publish(&mail("m4", "agent:a").qos(Qos::AtMostOnce));
+    assert_eq!(consumers(&mut world), [1]);
 }
 
 #[test]
