@@ -109,9 +109,11 @@ impl Node {
             .args(["serve", "--http-listen=127.0.0.1:0", "--grpc-listen=127.0.0.1:0"])
             .args(["--log-level=warn", "--data-dir"])
             .arg(data);
-        if how.protocol == Protocol::Quic {
-            command.arg("--quic-listen=127.0.0.1:0");
-        }
+        // Not its usual port: several nodes may run at once.
+        command.arg(match how.protocol {
+            Protocol::Quic => "--quic-listen=127.0.0.1:0",
+            _ => "--quic-listen=off",
+        });
         if how.encryption == Encryption::Tls {
             command.env("WEFT_GRPC__TLS_LISTEN", "127.0.0.1:0");
         }
