@@ -2,7 +2,8 @@
 //!
 //! Owns the lock around a worker's state and the worker's sleep. It must never know what a step does; that is `worker.rs`. A command
 //! that meets a sleeping worker is run where it is, which saves a wake-up and a switch between threads each way; one that meets a
-//! running worker goes into its inbox. Start at [`Runner::run`] and [`WorkerHandle::run_here`].
+//! running worker goes into its inbox. Callers may hold a session's or an agent's lock meanwhile, so a step takes none of those.
+//! Start at [`Runner::run`] and [`WorkerHandle::run_here`].
 
 use std::{
     sync::{PoisonError, TryLockError, atomic::Ordering},
