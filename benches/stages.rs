@@ -1,8 +1,8 @@
 //! The way of a message, stage by stage, for counting instructions: each stage alone, on as many messages as are asked for.
 //!
 //! Times on a shared machine move by a fifth from run to run; the number of instructions does not. `benches/instructions` runs
-//! this under callgrind with two numbers of messages and takes the difference, so that what is done once falls out. Threads are
-//! told apart there: the stage `fabric` has the door in its main thread, the shard's worker and the session's in their own.
+//! this under callgrind with two numbers of messages and takes the difference, so that what is done once falls out. The threads of
+//! the stage `fabric` are counted together: a shard's step runs on the sender's or on its own, as it happens.
 //!
 //! ```text
 //! cargo bench --profile ci --bench stages -- shard-qos0 10000
@@ -159,7 +159,7 @@ fn encode_grpc(count: u64) {
     }
 }
 
-/// Door, worker and lane together, QoS 0: told apart by their threads.
+/// Door, worker and lane together, QoS 0.
 fn fabric(count: u64) {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()

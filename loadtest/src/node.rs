@@ -16,11 +16,15 @@ use crate::{
 };
 
 /// Bounds per address and per node that a load test from one machine would measure instead of the node. The report names them.
-const LIFTED: [(&str, &str); 8] = [
+const LIFTED: [(&str, &str); 12] = [
     ("WEFT_HTTP__CONNECTIONS_MAX", "200000"),
     ("WEFT_HTTP__CONNECTIONS_PER_ADDRESS_MAX", "200000"),
     ("WEFT_GRPC__CONNECTIONS_MAX", "200000"),
     ("WEFT_GRPC__CONNECTIONS_PER_ADDRESS_MAX", "200000"),
+    ("WEFT_QUIC__CONNECTIONS_MAX", "200000"),
+    ("WEFT_QUIC__CONNECTIONS_PER_ADDRESS_MAX", "200000"),
+    ("WEFT_QUIC__HANDSHAKES_PER_SECOND_MAX", "200000"),
+    ("WEFT_QUIC__HANDSHAKES_MAX", "200000"),
     ("WEFT_WEBSOCKET__MAX_CONNECTIONS", "200000"),
     ("WEFT_HTTP__SESSIONS_MAX", "200000"),
     ("WEFT_ROUTER__SESSIONS_MAX", "200000"),
