@@ -49,6 +49,25 @@ pub enum EnvelopeError {
     FieldTooLong { field: &'static str, bytes: usize },
 }
 
+impl EnvelopeError {
+    /// The field that is wrong; `message` where it is all of it.
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } | Self::Archive(_) => "message",
+            Self::MessageId(_) => "id",
+            Self::From(_) => "from",
+            Self::To(_) => "to",
+            Self::ReplyTo(_) => "reply_to",
+            Self::Priority(_) => "priority",
+            Self::Qos(_) => "qos",
+            Self::TooManyHeaders { .. } | Self::HeadersTooLarge { .. } | Self::HeaderName | Self::ReservedHeader(_) => {
+                "headers"
+            }
+            Self::FieldTooLong { field, .. } => field,
+        }
+    }
+}
+
 /// How the last hop is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LastHop {

@@ -1,6 +1,6 @@
 //! The door's errors in gRPC's words: a status with google.rpc details, or a problem inside a batch.
 //!
-//! Owns the one `match` that decides both. Start at [`status`].
+//! Which code an error has is decided for all edges in [`edge::code`]. Start at [`status`].
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    frame::EnvelopeError,
+    edge::{self, code::field_of},
     router::error::FabricError,
     rpc::{ERROR_DOMAIN, convert::FieldError, v1},
 };
@@ -25,55 +25,28 @@ enum About {
     Resource(&'static str, String),
 }
 
-/// The one mapping. A new error does not compile before it has its place here.
-fn place(error: &FabricError) -> (Code, About) {
-    match error {
-        FabricError::Invalid { field, .. } => (Code::InvalidArgument, About::Field(field.clone())),
-        FabricError::Envelope(envelope) => (Code::InvalidArgument, About::Field(envelope_field(envelope).into())),
-        FabricError::NotYourself { claimed, .. } => {
-            (Code::PermissionDenied, About::Resource("agent", claimed.to_string()))
-        }
-        FabricError::Denied { agent, .. } => (Code::PermissionDenied, About::Resource("agent", agent.to_string())),
-        FabricError::UnknownAgent(agent) => (Code::NotFound, About::Resource("agent", agent.to_string())),
-        FabricError::UnknownGroup(group) => (Code::NotFound, About::Resource("group", group.to_string())),
-        FabricError::UnknownCapability(name) => (Code::NotFound, About::Resource("capability", name.to_string())),
-        FabricError::UnknownMessage(id) => (Code::NotFound, About::Resource("message", id.clone())),
-        FabricError::ReplyAddressGone(address) => (Code::NotFound, About::Resource("address", address.to_string())),
-        FabricError::GroupExists(group) => (Code::AlreadyExists, About::Resource("group", group.to_string())),
-        // gRPC's own answer to an item that is too large.
-        FabricError::BodyTooLarge { .. } => (Code::ResourceExhausted, About::Field("body".into())),
-        FabricError::TooMany { .. } | FabricError::Overloaded { .. } | FabricError::RateLimited { .. } => {
-            (Code::ResourceExhausted, About::Nothing)
-        }
-        FabricError::QueueFull { address, .. } => {
-            (Code::ResourceExhausted, About::Resource("address", address.to_string()))
-        }
-        FabricError::StoreFull { .. } => (Code::ResourceExhausted, About::Nothing),
-        FabricError::Rejected { .. } => (Code::FailedPrecondition, About::Nothing),
-        FabricError::ReplyTimeout(_) => (Code::DeadlineExceeded, About::Nothing),
-        FabricError::SessionClosed => (Code::Aborted, About::Nothing),
-        // Not UNAVAILABLE: generic clients retry that by themselves, which is right only with an id of the caller's own.
-        FabricError::OutcomeUnknown { .. } => (Code::Unknown, About::Nothing),
-        FabricError::StoreFailed { .. } | FabricError::NotOwner | FabricError::Draining => {
-            (Code::Unavailable, About::Nothing)
-        }
-    }
+fn code(error: &FabricError) -> Code {
+    Code::from_i32(edge::code::Code::of(error) as i32)
 }
 
-const fn envelope_field(error: &EnvelopeError) -> &'static str {
+fn about(error: &FabricError) -> About {
     match error {
-        EnvelopeError::TooLarge { .. } | EnvelopeError::Archive(_) => "message",
-        EnvelopeError::MessageId(_) => "id",
-        EnvelopeError::From(_) => "from",
-        EnvelopeError::To(_) => "to",
-        EnvelopeError::ReplyTo(_) => "reply_to",
-        EnvelopeError::Priority(_) => "priority",
-        EnvelopeError::Qos(_) => "qos",
-        EnvelopeError::TooManyHeaders { .. }
-        | EnvelopeError::HeadersTooLarge { .. }
-        | EnvelopeError::HeaderName
-        | EnvelopeError::ReservedHeader(_) => "headers",
-        EnvelopeError::FieldTooLong { field, .. } => field,
+        FabricError::NotYourself { claimed, .. } => About::Resource("agent", claimed.to_string()),
+        FabricError::Denied { agent, .. } | FabricError::UnknownAgent(agent) => {
+            About::Resource("agent", agent.to_string())
+        }
+        FabricError::UnknownGroup(group) | FabricError::GroupExists(group) => {
+            About::Resource("group", group.to_string())
+        }
+        FabricError::UnknownCapability(name) => About::Resource("capability", name.to_string()),
+        FabricError::UnknownMessage(id) => About::Resource("message", id.clone()),
+        FabricError::ReplyAddressGone(address) | FabricError::QueueFull { address, .. } => {
+            About::Resource("address", address.to_string())
+        }
+        error => match field_of(error) {
+            "" => About::Nothing,
+            field => About::Field(field.into()),
+        },
     }
 }
 
@@ -83,7 +56,7 @@ fn code_text(error: &FabricError) -> String {
 
 /// The end of a call.
 pub fn status(error: FabricError) -> Status {
-    let (code, about) = place(&error);
+    let (code, about) = (code(&error), about(&error));
     let (known, detail) = (error.code(), error.to_string());
     let metadata = HashMap::from([
         ("title".to_owned(), known.title.to_owned()),
@@ -108,7 +81,7 @@ pub fn status(error: FabricError) -> Status {
 
 /// The answer to one message among many.
 pub fn problem(error: &FabricError) -> v1::Problem {
-    let (code, about) = place(error);
+    let code = code(error);
     let known = error.code();
     v1::Problem {
         code: code_text(error),
@@ -118,10 +91,7 @@ pub fn problem(error: &FabricError) -> v1::Problem {
         retry_after_ms: error
             .retry_after()
             .map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
-        field: match about {
-            About::Field(field) => field,
-            About::Nothing | About::Resource(..) => String::new(),
-        },
+        field: field_of(error).into(),
         grpc_code: u32::try_from(i32::from(code)).unwrap_or_default(),
     }
 }

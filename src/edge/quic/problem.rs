@@ -1,7 +1,8 @@
-//! The door's errors and answers in the control stream's words. A new error does not compile before it has its place here.
+//! The door's errors and answers in the control stream's words.
 
 use crate::{
-    frame::{EnvelopeError, Seq, record},
+    edge::code::{Code, field_of},
+    frame::{Seq, record},
     native::control::{Accepted, PROTOCOLS, Problem, Receipt, SettleFailure, Status, Switch},
     router::{
         error::FabricError,
@@ -13,67 +14,9 @@ use crate::{
 /// Longest detail of a problem, in bytes: so that the receipts of one frame stay far below its limit.
 const DETAIL_BYTES_MAX: usize = 1024;
 
-/// google.rpc.Code, by which every client library knows what to do about an error that it does not know.
-mod code {
-    pub const UNKNOWN: u8 = 2;
-    pub const INVALID_ARGUMENT: u8 = 3;
-    pub const DEADLINE_EXCEEDED: u8 = 4;
-    pub const NOT_FOUND: u8 = 5;
-    pub const ALREADY_EXISTS: u8 = 6;
-    pub const PERMISSION_DENIED: u8 = 7;
-    pub const RESOURCE_EXHAUSTED: u8 = 8;
-    pub const FAILED_PRECONDITION: u8 = 9;
-    pub const ABORTED: u8 = 10;
-    pub const UNAVAILABLE: u8 = 14;
-}
-
-/// The status and the wrong field, where it is one.
-fn place(error: &FabricError) -> (u8, &str) {
-    match error {
-        FabricError::Invalid { field, .. } => (code::INVALID_ARGUMENT, field),
-        FabricError::Envelope(envelope) => (code::INVALID_ARGUMENT, envelope_field(envelope)),
-        FabricError::NotYourself { .. } | FabricError::Denied { .. } => (code::PERMISSION_DENIED, ""),
-        FabricError::UnknownAgent(_)
-        | FabricError::UnknownGroup(_)
-        | FabricError::UnknownCapability(_)
-        | FabricError::UnknownMessage(_)
-        | FabricError::ReplyAddressGone(_) => (code::NOT_FOUND, ""),
-        FabricError::GroupExists(_) => (code::ALREADY_EXISTS, ""),
-        FabricError::BodyTooLarge { .. } => (code::RESOURCE_EXHAUSTED, "body"),
-        FabricError::TooMany { .. }
-        | FabricError::Overloaded { .. }
-        | FabricError::RateLimited { .. }
-        | FabricError::QueueFull { .. }
-        | FabricError::StoreFull { .. } => (code::RESOURCE_EXHAUSTED, ""),
-        FabricError::Rejected { .. } => (code::FAILED_PRECONDITION, ""),
-        FabricError::ReplyTimeout(_) => (code::DEADLINE_EXCEEDED, ""),
-        FabricError::SessionClosed => (code::ABORTED, ""),
-        // Not UNAVAILABLE: that is retried blindly, which is right only under the same id.
-        FabricError::OutcomeUnknown { .. } => (code::UNKNOWN, ""),
-        FabricError::StoreFailed { .. } | FabricError::NotOwner | FabricError::Draining => (code::UNAVAILABLE, ""),
-    }
-}
-
-const fn envelope_field(error: &EnvelopeError) -> &'static str {
-    match error {
-        EnvelopeError::TooLarge { .. } | EnvelopeError::Archive(_) => "message",
-        EnvelopeError::MessageId(_) => "id",
-        EnvelopeError::From(_) => "from",
-        EnvelopeError::To(_) => "to",
-        EnvelopeError::ReplyTo(_) => "reply_to",
-        EnvelopeError::Priority(_) => "priority",
-        EnvelopeError::Qos(_) => "qos",
-        EnvelopeError::TooManyHeaders { .. }
-        | EnvelopeError::HeadersTooLarge { .. }
-        | EnvelopeError::HeaderName
-        | EnvelopeError::ReservedHeader(_) => "headers",
-        EnvelopeError::FieldTooLong { field, .. } => field,
-    }
-}
-
 /// Why something was refused.
 pub(super) fn problem(error: &FabricError) -> Problem {
-    let (known, (status, field)) = (error.code(), place(error));
+    let known = error.code();
     let mut detail = error.to_string();
     let end = (0..=detail.len().min(DETAIL_BYTES_MAX))
         .rev()
@@ -81,14 +24,14 @@ pub(super) fn problem(error: &FabricError) -> Problem {
     detail.truncate(end.unwrap_or_default());
     Problem {
         number: known.number,
-        status,
+        status: Code::of(error) as u8,
         retryable: Switch::of(known.retryable),
         retry_after_ms: error
             .retry_after()
             .map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
         title: known.title.into(),
         detail,
-        field: field.into(),
+        field: field_of(error).into(),
     }
 }
 
@@ -156,9 +99,12 @@ mod tests {
             what: "frames",
             retry_after: Duration::from_millis(250),
         });
-        assert_eq!((busy.status, busy.retry_after_ms), (code::RESOURCE_EXHAUSTED, 250));
+        assert_eq!((busy.status, busy.retry_after_ms), (Code::ResourceExhausted as u8, 250));
         let wrong = problem(&FabricError::invalid("to", "is empty"));
-        assert_eq!((wrong.status, wrong.field.as_str()), (code::INVALID_ARGUMENT, "to"));
+        assert_eq!(
+            (wrong.status, wrong.field.as_str()),
+            (Code::InvalidArgument as u8, "to")
+        );
     }
 
     #[test]
