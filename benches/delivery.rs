@@ -8,7 +8,7 @@ mod common;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use weft::frame::{Frame, Qos};
+use weft::frame::{Frame, Qos, Run};
 
 use common::{Shard, body, frame};
 
@@ -41,7 +41,7 @@ fn steps(criterion: &mut Criterion) {
             bencher.iter_batched(
                 || batch(&shard.borrow(), &mut next, Qos::AtMostOnce),
                 |frames| {
-                    let passed = shard.borrow_mut().pass_at_once(frames.into_iter());
+                    let passed = shard.borrow_mut().pass_at_once(frames.into_iter().map(Run::one));
                     assert_eq!(passed as u64, BATCH);
                 },
                 BatchSize::SmallInput,

@@ -13,7 +13,7 @@ use weft::{
         Fabric,
         config::Config,
         port::{AllowAll, Ports, Store},
-        surface::{Attach, Inbox, Principal, Protocol, SessionQueue, Window},
+        surface::{Attach, Inbox, Principal, Protocol, Sending, SessionQueue, Window},
     },
     store::{embedded, memory::MemoryStore},
 };
@@ -51,7 +51,7 @@ async fn pass(fabric: &Fabric, qos: Qos) {
                 chunk
                     .iter()
                     .enumerate()
-                    .map(|(at, frame)| (qos.is_durable().then_some(at as u64), frame.clone())),
+                    .map(|(at, frame)| Sending::one(at as u64, frame.clone(), false)),
             );
             publisher.publish(&mut batch).await;
         }

@@ -2,7 +2,7 @@
 //!
 //! Times on a shared machine move by a fifth from run to run; the number of instructions does not. `benches/instructions` runs
 //! this under callgrind with two numbers of messages and takes the difference, so that what is done once falls out. The threads of
-//! the stage `fabric` are counted together: a shard's step runs on the sender's or on its own, as it happens.
+//! the stages `fabric-…` are counted together: a shard's step runs on the sender's or on its own, as it happens.
 //!
 //! ```text
 //! cargo bench --profile ci --bench stages -- shard-qos0 10000
@@ -16,7 +16,8 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use weft::{
     frame::{
-        Address, Frame, MessageId, Priority, Qos, Seq, ShardId,
+        Address, Frame, MessageId, Priority, Qos, Run, Seq, ShardId,
+        batch::{Compression, Packer},
         record::{Enqueue, IdHash, MessageKey, Op},
     },
     queue::{Bounds, Readiness, Weigh, lanes},
@@ -24,7 +25,7 @@ use weft::{
         Fabric,
         config::Config,
         port::{AllowAll, Durability, Ports, ShardCommit, Store},
-        surface::{Attach, Inbox, Principal, Protocol, SessionQueue, Window},
+        surface::{Attach, Inbox, Piece, Principal, Protocol, Sending, SessionQueue, Window},
     },
     rpc::{
         self, BATCH_MESSAGES, Parcel, SendFrame,
@@ -50,10 +51,11 @@ const COMMIT: u64 = 100;
 
 type Stage = (&'static str, fn(u64));
 
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 10] = [
     ("decode-native", decode_native),
     ("decode-grpc", decode_grpc),
-    ("fabric", fabric),
+    ("fabric-runs", fabric_runs),
+    ("fabric-single", fabric_single),
     ("shard-qos0", shard_qos0),
     ("shard-qos1", shard_qos1),
     ("store", store),
@@ -92,7 +94,7 @@ fn rounds(count: u64, batch: usize) -> u64 {
     count.div_ceil(batch as u64)
 }
 
-/// A frame's own wire form, in batches.
+/// A batch as bytes to runs for the door.
 fn decode_native(count: u64) {
     let mut encoded = BytesMut::new();
     encode_batch(&frames(BATCH, Qos::AtMostOnce), &mut encoded);
@@ -105,13 +107,23 @@ fn decode_native(count: u64) {
     }
 }
 
+/// A session's runs to a batch as bytes.
 fn encode_native(count: u64) {
-    let frames = frames(BATCH, Qos::AtMostOnce);
-    let mut into = BytesMut::new();
+    let mut encoded = BytesMut::new();
+    encode_batch(&frames(BATCH, Qos::AtMostOnce), &mut encoded);
+    let mut batch = Vec::new();
+    decode_batch(encoded.freeze(), &mut batch);
+    let mut parts = Vec::new();
     for _ in 0..rounds(count, BATCH) {
-        into.clear();
-        encode_batch(black_box(&frames), &mut into);
-        black_box(&into);
+        let mut packer = Packer::with_capacity(32 * 1024);
+        for sending in black_box(&batch) {
+            if let Sending::Pass(_, run) = sending {
+                packer.push_run(run, "");
+            }
+        }
+        packer.finish(0, Compression::None, &mut parts);
+        black_box(&parts);
+        parts.clear();
     }
 }
 
@@ -159,8 +171,24 @@ fn encode_grpc(count: u64) {
     }
 }
 
-/// Door, worker and lane together, QoS 0.
-fn fabric(count: u64) {
+/// Door, worker and lane together, QoS 0: a batch as it came from a connection, in runs.
+fn fabric_runs(count: u64) {
+    let mut encoded = BytesMut::new();
+    encode_batch(&frames(BATCH, Qos::AtMostOnce), &mut encoded);
+    let mut batch = Vec::new();
+    decode_batch(encoded.freeze(), &mut batch);
+    fabric(count, &batch);
+}
+
+/// The same, message by message.
+fn fabric_single(count: u64) {
+    let frames = frames(BATCH, Qos::AtMostOnce);
+    let batch: Vec<_> = frames.into_iter().map(|frame| Sending::one(0, frame, false)).collect();
+    fabric(count, &batch);
+}
+
+fn fabric(count: u64, batch: &[Sending]) {
+    let count = rounds(count, BATCH) * BATCH as u64;
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -191,30 +219,28 @@ fn fabric(count: u64) {
     let (session, mut receiver) = attached.expect("attached");
     let (taken, took) = std::sync::mpsc::channel();
     let consuming = std::thread::spawn(move || {
-        let mut deliveries = Vec::new();
+        let mut pieces = Vec::new();
         runtime().block_on(async {
             let mut left = count;
             while left > 0 {
-                receiver.next(&mut deliveries, 256).await;
-                left = left.saturating_sub(deliveries.len() as u64);
-                let _ = taken.send(deliveries.len());
-                deliveries.clear();
+                receiver.next_pieces(&mut pieces, 256).await;
+                let count: usize = pieces.iter().map(Piece::frames).sum();
+                left = left.saturating_sub(count as u64);
+                let _ = taken.send(count);
+                pieces.clear();
             }
         });
     });
     let (mut publisher, _answers) = fabric.publisher(Principal::Anyone, Protocol::Grpc);
-    let batch = frames(BATCH, Qos::AtMostOnce);
-    let mut publishing = Vec::with_capacity(BATCH);
+    let mut publishing = Vec::with_capacity(batch.len());
     let mut left = count;
     while left > 0 {
-        let some = batch.iter().take(usize::try_from(left).unwrap_or(BATCH));
-        publishing.extend(some.map(|frame| (None, frame.clone())));
-        let published = publishing.len();
+        publishing.extend(batch.iter().cloned());
         main.block_on(publisher.publish(&mut publishing));
-        left -= published as u64;
+        left = left.saturating_sub(BATCH as u64);
         // One batch under way: whoever runs ahead would be dropped, and the threads take turns as they always do.
         let mut arrived = 0;
-        while arrived < published {
+        while arrived < BATCH {
             arrived += took.recv().expect("the session lives");
         }
     }
@@ -227,7 +253,7 @@ fn shard_qos0(count: u64) {
     let mut shard = Shard::new(100);
     let frames = to_all(&shard, Qos::AtMostOnce);
     for _ in 0..rounds(count, BATCH) {
-        assert_eq!(shard.pass_at_once(frames.iter().cloned()), BATCH);
+        assert_eq!(shard.pass_at_once(frames.iter().cloned().map(Run::one)), BATCH);
     }
 }
 

@@ -24,8 +24,8 @@ use weft::{
         port::{AllowAll, Ports},
         registry::{CommunicationMode, GroupRecord, Registration},
         surface::{
-            Accepted, AcceptedStatus, Attach, Delivery, Goodbye, Inbox, Principal, Protocol, Refusal, SessionEvent,
-            SessionQueue, Settled, StatusQuery, Window,
+            Accepted, AcceptedStatus, Attach, Delivery, Goodbye, Inbox, Principal, Protocol, Refusal, Sending,
+            SessionEvent, SessionQueue, Settled, StatusQuery, Window,
         },
     },
     store::memory::MemoryStore,
@@ -442,10 +442,8 @@ async fn a_stream_of_sends_is_answered_under_its_tags_and_keeps_order() {
         for first in (0..count).step_by(50) {
             let frame = |tag: u64| {
                 let envelope = draft(&sender, "alice", "agent:bob").archive().unwrap();
-                (
-                    Some(tag),
-                    weft::frame::Frame::new(envelope, Bytes::from(tag.to_string())).unwrap(),
-                )
+                let frame = weft::frame::Frame::new(envelope, Bytes::from(tag.to_string())).unwrap();
+                Sending::one(tag, frame, true)
             };
             publisher.publish(&mut (first..first + 50).map(frame).collect()).await;
         }

@@ -345,7 +345,12 @@ async fn the_node_acknowledges_what_it_wrote_where_the_stream_asks_for_it() {
         match within(inbound.message()).await.unwrap().unwrap().frame.unwrap() {
             server_frame::Frame::Welcome(_) => {}
             server_frame::Frame::Deliveries(batch) => {
-                bodies.extend(batch.deliveries.into_iter().map(|one| one.into_message().unwrap().body));
+                bodies.extend(
+                    batch
+                        .deliveries
+                        .into_iter()
+                        .map(|one| one.into_message().unwrap().unwrap().body),
+                );
                 if bodies.len() == 1 {
                     client.send(to("bob").from(&id("alice")).text("again")).await.unwrap();
                 }

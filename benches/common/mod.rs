@@ -5,12 +5,15 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use weft::{
-    delivery::{Consumer, ConsumerId, Credit, HandOut, Limits, Out, Publish, QueueKind, Route, ShardState, WorkerMark},
+    delivery::{
+        Consumer, ConsumerId, Credit, HandOut, Limits, Out, Pass, Publish, QueueKind, Route, ShardState, WorkerMark,
+    },
     frame::{
-        Address, AgentId, Draft, Frame, MessageId, Qos,
-        batch::{self, Compression, Packer},
+        Address, AgentId, Draft, Frame, MessageId, Qos, Run,
+        batch::{self, Compression, Packer, Part},
         record::{IdHash, MessageKey},
     },
+    router::surface::Sending,
     time::Timestamp,
 };
 
@@ -54,9 +57,13 @@ pub fn encode_batch(frames: &[Frame], into: &mut BytesMut) {
     parts.iter().for_each(|part| into.extend_from_slice(part));
 }
 
-/// The frames of such a batch, appended.
-pub fn decode_batch(mut encoded: Bytes, into: &mut Vec<Frame>) {
-    batch::decode(&mut encoded, |item| into.push(item.frame)).expect("a batch");
+/// The parts of such a batch as messages to be published, appended.
+pub fn decode_batch(mut encoded: Bytes, into: &mut Vec<Sending>) {
+    let sending = |part: Part<'_>| match part {
+        Part::Run { run, .. } => Sending::Pass(None, run),
+        Part::Frame(item) => Sending::one(item.tag, item.frame, false),
+    };
+    batch::decode(&mut encoded, |part| into.push(sending(part))).expect("a batch");
 }
 
 /// One shard with an inbox and a session for each of many agents.
@@ -111,6 +118,9 @@ impl Shard {
 
     /// Takes a message in; at QoS 0 it is handed out with that.
     pub fn publish(&mut self, frame: Frame) {
+        if !frame.envelope.qos().is_durable() {
+            return self.pass(Run::one(frame));
+        }
         let key = MessageKey::new(7, frame.envelope.from(), frame.envelope.id());
         let publish = Publish {
             key,
@@ -126,6 +136,20 @@ impl Shard {
         self.state.handle_publish(publish, NOW, &mut self.out, &|_, _| true);
     }
 
+    /// Hands QoS 0 messages out.
+    pub fn pass(&mut self, run: Run) {
+        let pass = Pass {
+            route: Route::Envelope {
+                hash: run.envelope().address().hash64(),
+                kind: QueueKind::Inbox,
+                retention: Duration::ZERO,
+            },
+            run,
+            answer: None,
+        };
+        self.state.handle_pass(pass, NOW, &mut self.out, &|_, _| true);
+    }
+
     /// Commits what there is, as a store that answers at once.
     pub fn commit(&mut self) {
         let (ops, after) = self.state.take_commit();
@@ -138,11 +162,10 @@ impl Shard {
         std::mem::swap(&mut self.handed_out, &mut self.out.hand_outs);
         let count = self.handed_out.len();
         for handed_out in self.handed_out.drain(..) {
-            if let Some((seq, lease)) = handed_out.lease {
-                let agent = usize::try_from(handed_out.consumer.0).expect("an index of ours");
-                let agent = &self.agents[agent];
-                self.state.handle_ack(seq, lease, agent, Some(()), NOW, &mut self.out);
-            }
+            let (seq, lease) = handed_out.lease;
+            let agent = usize::try_from(handed_out.consumer.0).expect("an index of ours");
+            let agent = &self.agents[agent];
+            self.state.handle_ack(seq, lease, agent, Some(()), NOW, &mut self.out);
         }
         count
     }
@@ -151,6 +174,7 @@ impl Shard {
     pub fn clear(&mut self) {
         self.out.answers.clear();
         self.out.hand_outs.clear();
+        self.out.passed_on.clear();
         self.out.credited.clear();
         self.out.loads.clear();
         self.out.unattended.clear();
@@ -166,10 +190,10 @@ impl Shard {
         count
     }
 
-    /// A whole life of a batch of messages at QoS 0.
-    pub fn pass_at_once(&mut self, frames: impl Iterator<Item = Frame>) -> usize {
-        frames.for_each(|frame| self.publish(frame));
-        let count = self.out.hand_outs.len();
+    /// A whole life of messages at QoS 0.
+    pub fn pass_at_once(&mut self, runs: impl Iterator<Item = Run>) -> usize {
+        runs.for_each(|run| self.pass(run));
+        let count = self.out.passed_on.iter().map(|one| one.run.frames()).sum();
         self.clear();
         count
     }

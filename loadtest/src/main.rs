@@ -25,6 +25,10 @@ use loadtest::{
     scenario, sweep,
 };
 
+// As the node has it: what clients cost is then their own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const FAULTY: u8 = 2;
 const WORSE: u8 = 3;
 

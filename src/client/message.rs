@@ -2,7 +2,6 @@
 //! copied between a user and the wire.
 
 use std::{
-    borrow::Cow,
     fmt,
     str::FromStr,
     sync::{
@@ -20,10 +19,10 @@ use super::{Error, settle::Settler};
 use crate::{
     frame::{
         Address, AgentId, Capability, Frame, GroupId, MessageId, Priority, Qos, Seq, ShardId, TopicName, TrackingId,
-        batch::{Item, Mark},
+        batch::Mark,
     },
     rpc::{
-        self,
+        self, Parcel,
         convert::{self, FieldError},
         v1,
     },
@@ -216,147 +215,138 @@ const NUMBER_DIGITS: usize = 11;
 /// The process and the message's number in it. Neighbours differ in their last digit, which is what they cost in a batch; a
 /// UUID for each would cost a lock, 16 random bytes and their digits.
 fn fresh_id() -> String {
-    let number = MESSAGES.fetch_add(1, Relaxed);
-    let mut text = [0; PROCESS_ID_BYTES + NUMBER_DIGITS];
-    text[..PROCESS_ID_BYTES].copy_from_slice(&*PROCESS);
-    for (at, digit) in text[PROCESS_ID_BYTES..].iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[(number >> (4 * at)) as usize & 15];
+    FreshId::new().next().to_owned()
+}
+
+/// Where fresh ids are written, one after the other. All have one length.
+pub(super) struct FreshId([u8; PROCESS_ID_BYTES + NUMBER_DIGITS]);
+
+impl FreshId {
+    pub fn new() -> Self {
+        let mut text = [0; PROCESS_ID_BYTES + NUMBER_DIGITS];
+        text[..PROCESS_ID_BYTES].copy_from_slice(&*PROCESS);
+        Self(text)
     }
-    str::from_utf8(&text).expect("hexadecimal digits and a dash").to_owned()
+
+    pub fn next(&mut self) -> &str {
+        let number = MESSAGES.fetch_add(1, Relaxed);
+        for (at, digit) in self.0[PROCESS_ID_BYTES..].iter_mut().rev().enumerate() {
+            *digit = b"0123456789abcdef"[(number >> (4 * at)) as usize & 15];
+        }
+        str::from_utf8(&self.0).expect("hexadecimal digits and a dash")
+    }
 }
 
 pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A message that was received, as its fields stand on the wire. The body is a slice of the buffer that it came in: keep a
-/// copy instead where it is to outlive its neighbours by long.
+/// A message that was received. The body is a slice of the buffer that it came in: keep a copy instead where it is to outlive its
+/// neighbours by long.
 #[derive(Clone, Debug)]
-pub struct Received(Content);
-
-/// A message in the form in which it came.
-#[derive(Clone, Debug)]
-enum Content {
-    /// By gRPC.
-    Message(Box<v1::Message>),
-    /// By QUIC.
-    Frame(Frame),
-}
-
-/// Reads a field of whichever form it is.
-macro_rules! either {
-    ($self:expr, $message:ident => $of_message:expr, $frame:ident => $of_frame:expr) => {
-        match &$self.0 {
-            Content::Message($message) => $of_message,
-            Content::Frame($frame) => $of_frame,
-        }
-    };
-}
+pub struct Received(Frame);
 
 impl Received {
-    pub(super) fn new(message: v1::Message) -> Self {
-        Self(Content::Message(Box::new(message)))
+    /// Of a message that came by gRPC.
+    pub(super) fn new(parcel: Parcel) -> Result<Self, Error> {
+        let mut has_id = true;
+        let made = || {
+            has_id = false;
+            MessageId::new("none").expect("it is within the grammar of message ids")
+        };
+        let frame = convert::incoming(parcel, None, made).map_err(|error| Error::protocol(error.to_string()))?;
+        match has_id {
+            true => Ok(Self(frame)),
+            false => Err(Error::protocol("a message has no id")),
+        }
+    }
+
+    /// The frame, stamped as the delivery says that it came with.
+    pub(super) fn into_frame(self, delivery: &rpc::Delivery) -> Frame {
+        let mut frame = self.0;
+        frame.stamp.accepted_at = Timestamp::from_millis(delivery.accepted_at_ms);
+        frame.stamp.expires_at = Timestamp::from_millis(delivery.expires_at_ms);
+        frame.stamp.attempt = delivery.attempt.saturating_sub(1);
+        if delivery.redelivered {
+            frame.stamp.flags = frame.stamp.flags.with_redelivered();
+        }
+        frame
     }
 
     /// The message's id.
     pub fn id(&self) -> &str {
-        either!(self, message => &message.id, frame => frame.envelope.id())
+        self.0.envelope.id()
     }
 
     /// The sender, as the fabric proved it.
     pub fn from(&self) -> &str {
-        either!(self, message => &message.from, frame => frame.envelope.from())
+        self.0.envelope.from()
     }
 
     /// The address that it was sent to.
     pub fn to(&self) -> &str {
-        either!(self, message => &message.to, frame => frame.envelope.to())
+        self.0.envelope.to()
     }
 
     /// How urgent it is.
     pub fn priority(&self) -> Priority {
-        either!(
-            self,
-            message => convert::priority(message.priority).unwrap_or_default(),
-            frame => frame.envelope.priority()
-        )
+        self.0.envelope.priority()
     }
 
     /// Its quality of service.
     pub fn qos(&self) -> Qos {
-        either!(
-            self,
-            message => convert::qos(message.qos).unwrap_or_default(),
-            frame => frame.envelope.qos()
-        )
+        self.0.envelope.qos()
     }
 
     /// How long it was good for from when it was accepted; zero: the node's default.
     pub fn ttl(&self) -> Duration {
-        Duration::from_millis(either!(self, message => message.ttl_ms, frame => frame.envelope.ttl_ms()))
+        Duration::from_millis(self.0.envelope.ttl_ms())
     }
 
     /// Where a reply should go; `None` where the sender wants none.
     pub fn reply_to(&self) -> Option<&str> {
-        either!(
-            self,
-            message => Some(message.reply_to.as_str()).filter(|text| !text.is_empty()),
-            frame => frame.envelope.reply_to()
-        )
+        self.0.envelope.reply_to()
     }
 
     /// What ties it to another message; may be empty.
     pub fn correlation(&self) -> &[u8] {
-        either!(self, message => &message.correlation, frame => frame.envelope.correlation())
+        self.0.envelope.correlation()
     }
 
     /// What kind of message it is; may be empty.
     pub fn message_type(&self) -> &str {
-        either!(self, message => &message.message_type, frame => frame.envelope.message_type())
+        self.0.envelope.message_type()
     }
 
     /// The body's media type; may be empty.
     pub fn content_type(&self) -> &str {
-        either!(self, message => &message.content_type, frame => frame.envelope.content_type())
+        self.0.envelope.content_type()
     }
 
     /// Names and values in the sender's order; a name may stand more than once.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let (of_message, of_frame) = either!(
-            self,
-            message => (Some(message.headers.iter().map(|h| (h.name.as_str(), h.value.as_str()))), None),
-            frame => (None, Some(frame.envelope.headers()))
-        );
-        of_message.into_iter().flatten().chain(of_frame.into_iter().flatten())
+        self.0.envelope.headers()
     }
 
     /// The first header of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(given, _)| *given == name).map(|(_, value)| value)
+        self.0.envelope.header(name)
     }
 
     /// The W3C trace context; may be empty.
-    pub fn traceparent(&self) -> Cow<'_, str> {
-        either!(
-            self,
-            message => message.traceparent.as_str().into(),
-            frame => frame.stamp.trace.to_traceparent().unwrap_or_default().into()
-        )
+    pub fn traceparent(&self) -> String {
+        self.0.stamp.trace.to_traceparent().unwrap_or_default()
     }
 
     /// The body.
     pub fn body(&self) -> &Bytes {
-        either!(self, message => &message.body, frame => &frame.body)
+        &self.0.body
     }
 
     /// A message to where this one's sender wants replies, with its correlation. `None` where it wants none.
     pub fn reply(&self) -> Option<Message> {
         let to = self.reply_to()?.parse().ok()?;
-        let correlation = either!(
-            self,
-            message => message.correlation.clone(),
-            frame => Bytes::copy_from_slice(frame.envelope.correlation())
-        );
+        let correlation = Bytes::copy_from_slice(self.0.envelope.correlation());
         Some(Message::new(&to).correlation(correlation))
     }
 }
@@ -442,31 +432,31 @@ impl Delivery {
             accepted_at: Timestamp::from_millis(delivery.accepted_at_ms),
             expires_at: Timestamp::from_millis(delivery.expires_at_ms),
             queue: std::mem::take(&mut delivery.queue),
-            message: Received::new(
-                delivery
-                    .into_message()
-                    .ok_or_else(|| Error::protocol("a delivery has no message"))?,
-            ),
+            message: match delivery.message {
+                rpc::Content::Encoded(bytes) => Received::new(Parcel::Encoded(bytes))?,
+                rpc::Content::Frame(frame, _) => Received(frame),
+                rpc::Content::Missing => return Err(Error::protocol("a delivery has no message")),
+            },
             settler,
         })
     }
 
     /// From a batch, nothing of it copied.
-    pub(super) fn of_item(item: Item<'_>, settler: Settler) -> Self {
-        let stamp = item.frame.stamp;
+    pub(super) fn of_frame(frame: Frame, mark: Option<Mark>, queue: &str, settler: Settler) -> Self {
+        let stamp = frame.stamp;
         let id = |mark: Mark| DeliveryId {
             shard: mark.shard,
             seq: mark.seq,
             lease: mark.lease,
         };
         Self {
-            id: item.mark.map(id),
+            id: mark.map(id),
             attempt: stamp.attempt.saturating_add(1),
             redelivered: stamp.flags.is_redelivered(),
             accepted_at: stamp.accepted_at,
             expires_at: stamp.expires_at,
-            queue: item.queue.into(),
-            message: Received(Content::Frame(item.frame)),
+            queue: queue.into(),
+            message: Received(frame),
             settler,
         }
     }
@@ -727,14 +717,22 @@ mod tests {
 
     #[test]
     fn a_reply_goes_where_the_sender_asked_with_its_correlation() {
+        let received = |message| Received::new(Parcel::Message(message));
+        let plain = v1::Message {
+            id: "m".into(),
+            from: "alice".into(),
+            to: "agent:bob".into(),
+            ..Default::default()
+        };
         let request = v1::Message {
             reply_to: "agent:alice#r1".into(),
             correlation: Bytes::from_static(b"7"),
-            ..Default::default()
+            ..plain.clone()
         };
-        let reply = Received::new(request).reply().unwrap();
+        let reply = received(request).unwrap().reply().unwrap();
         assert_eq!((reply.to(), &reply.0.correlation[..]), ("agent:alice#r1", &b"7"[..]));
-        assert!(Received::new(v1::Message::default()).reply().is_none());
+        assert!(received(plain).unwrap().reply().is_none());
+        assert!(received(v1::Message::default()).is_err(), "no id");
     }
 
     #[test]

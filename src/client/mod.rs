@@ -21,6 +21,7 @@ mod error;
 mod groups;
 mod message;
 mod native;
+mod problem;
 mod registry;
 mod session;
 mod settle;

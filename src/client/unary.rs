@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     frame::{Address, AgentId, MessageId, TrackingId},
-    rpc::v1,
+    rpc::{Parcel, v1},
     time::Timestamp,
 };
 
@@ -133,7 +133,7 @@ impl KeptMessage {
         let message = kept.message.ok_or_else(|| Error::protocol("a kept message is empty"))?;
         Ok(Self {
             tracking_id: kept.tracking_id,
-            message: Received::new(message),
+            message: Received::new(Parcel::Message(message))?,
             reason: kept.reason,
             attempts: kept.attempts,
             accepted_at: some_time(kept.accepted_at_ms),
@@ -180,10 +180,8 @@ impl Client {
         });
         request.set_timeout(timeout.saturating_add(ANSWER_MARGIN));
         let answer = self.messaging().request(request).await?.into_inner();
-        answer
-            .reply
-            .map(Received::new)
-            .ok_or_else(|| Error::protocol("the answer to a request has no reply"))
+        let reply = answer.reply.map(|reply| Received::new(Parcel::Message(reply)));
+        reply.unwrap_or_else(|| Err(Error::protocol("the answer to a request has no reply")))
     }
 
     /// Waits for messages of an agent (long poll); empty where none came in time. For more than now and then, use

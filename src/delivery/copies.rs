@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     frame::{
-        Address, Frame, Qos, Seq, ShardId,
+        Address, Frame, Seq, ShardId,
         record::{IdHash, MessageKey, Op, Reason},
     },
     time::Timestamp,
@@ -31,8 +31,7 @@ pub(super) const COPIES_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Copies {
     pub source: ShardId,
-    /// `None` at QoS 0.
-    pub seq: Option<Seq>,
+    pub seq: Seq,
     pub frame: Frame,
     pub key: MessageKey,
     pub id_hash: IdHash,
@@ -72,12 +71,7 @@ impl Line {
 impl<A> ShardState<A> {
     /// Copies from another shard (or this one).
     pub fn handle_copies(&mut self, copies: Copies, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        let (source, Some(seq)) = (copies.source, copies.seq) else {
-            for target in &copies.targets {
-                self.take_copy(&copies, target, now, out, gate);
-            }
-            return;
-        };
+        let (source, seq) = (copies.source, copies.seq);
         if self.cursors.get(&source).is_some_and(|confirmed| *confirmed >= seq) {
             out.relayed.push((source, seq));
             return;
@@ -196,14 +190,13 @@ impl<A> ShardState<A> {
             address: target.clone(),
             reason,
         };
-        let is_durable = copies.frame.envelope.qos() != Qos::AtMostOnce;
         let found = self.find_queue(target.hash64(), target.as_str());
         let is_session = QueueKind::of(target) == QueueKind::DurableSession;
         let is_known = || self.keys.contains_key(&(copies.key, target.hash64()));
         match found {
-            None if is_session && is_durable && is_known() => return,
-            None if is_session && is_durable => return self.reject_copy(&rejected(Reason::Removed), now, out),
-            Some(ix) if is_durable && self.full(ix, copies.frame.encoded_len()).is_some() => {
+            None if is_session && is_known() => return,
+            None if is_session => return self.reject_copy(&rejected(Reason::Removed), now, out),
+            Some(ix) if self.full(ix, copies.frame.encoded_len()).is_some() => {
                 if !is_known() {
                     self.reject_copy(&rejected(Reason::QueueFull), now, out);
                 }

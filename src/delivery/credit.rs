@@ -39,6 +39,20 @@ pub struct Credit {
     lane: LaneBounds,
 }
 
+/// What is left of a lane's bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneRoom {
+    pub frames: usize,
+    pub bytes: usize,
+}
+
+impl LaneRoom {
+    /// True where there is room for so many frames and bytes.
+    pub const fn takes(self, frames: usize, bytes: usize) -> bool {
+        frames <= self.frames && bytes <= self.bytes
+    }
+}
+
 /// What a session's lane takes of QoS 0.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneBounds {
@@ -99,24 +113,38 @@ impl Credit {
         )
     }
 
-    /// True where the session's lane takes a QoS 0 message, which needs no credit. Two workers that look at the same instant may pass
-    /// the bound by one message each.
-    pub fn lane_has_room(&self, bytes: usize) -> bool {
-        self.lane_chunks.load(Ordering::Relaxed) < self.lane.chunks_max
-            && self.lane_frames.load(Ordering::Relaxed) < self.lane.frames_max
-            && self.lane_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.lane.bytes_max
+    /// What the session's lane takes of QoS 0, which needs no credit. Two workers that look at the same instant may pass the bounds
+    /// by what each puts in.
+    pub fn lane_room(&self) -> LaneRoom {
+        if self.lane_chunks.load(Ordering::Relaxed) >= self.lane.chunks_max {
+            return LaneRoom::default();
+        }
+        let left = |max: usize, used: &AtomicUsize| max.saturating_sub(used.load(Ordering::Relaxed));
+        LaneRoom {
+            frames: left(self.lane.frames_max, &self.lane_frames),
+            bytes: left(self.lane.bytes_max, &self.lane_bytes),
+        }
     }
 
-    /// A chunk of frames went into the session's lane.
+    /// Frames are on their way into the session's lane: from when that is decided, so that what one step decides stays within the
+    /// bounds.
     pub fn enter_lane(&self, frames: usize, bytes: usize) {
-        self.lane_chunks.fetch_add(1, Ordering::Relaxed);
         self.lane_frames.fetch_add(frames, Ordering::Relaxed);
         self.lane_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The session's writer took a chunk of frames out of its lane.
-    pub fn leave_lane(&self, frames: usize, bytes: usize) {
+    /// A chunk is in the lane.
+    pub fn chunk_entered(&self) {
+        self.lane_chunks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The session's writer took a chunk out of the lane.
+    pub fn chunk_left(&self) {
         self.lane_chunks.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Frames left the lane, or never got in.
+    pub fn leave_lane(&self, frames: usize, bytes: usize) {
         self.lane_frames.fetch_sub(frames, Ordering::Relaxed);
         self.lane_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -9,7 +9,7 @@ use super::{
     state::{ShardState, Timer},
 };
 use crate::{
-    frame::{Address, Frame, Priority, Seq},
+    frame::{Address, Envelope, Frame, Priority, Seq},
     time::Timestamp,
 };
 
@@ -25,12 +25,12 @@ pub(super) const STEPPED_OVER_MAX: usize = 256;
 pub(super) const STEPPED_OVER_BYTES_MAX: u64 = 1 << 20;
 
 /// Decides whether a consumer may have a message (G10); asked at every hand-out.
-pub type Gate<'a> = dyn Fn(&Consumer, &Frame) -> bool + 'a;
+pub type Gate<'a> = dyn Fn(&Consumer, &Envelope) -> bool + 'a;
 
-pub(super) fn wish_of(frame: &Frame) -> Wish<'_> {
+pub(super) fn wish_of(envelope: &Envelope) -> Wish<'_> {
     Wish {
-        protocol: frame.envelope.protocol(),
-        required: frame.envelope.is_protocol_required(),
+        protocol: envelope.protocol(),
+        required: envelope.is_protocol_required(),
     }
 }
 
@@ -192,7 +192,8 @@ impl<A> ShardState<A> {
             .as_mut()
             .expect("the queue being pumped is there");
         let is_alone = queue.consumers.len() == 1;
-        let (wish, may_have) = (wish_of(frame), |consumer: &Consumer| gate(consumer, frame));
+        let envelope = &frame.envelope;
+        let (wish, may_have) = (wish_of(envelope), |consumer: &Consumer| gate(consumer, envelope));
         match queue.pick(wish, bytes, worker, &stepped.held_back, may_have) {
             Ok(consumer) => {
                 let consumer = consumer.clone();
@@ -253,7 +254,7 @@ impl<A> ShardState<A> {
         let address = queue.address.clone();
         out.hand_outs.push(HandOut {
             consumer: consumer.id,
-            lease: Some((seq, lease)),
+            lease: (seq, lease),
             frame,
             queue: address,
         });

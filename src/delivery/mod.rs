@@ -13,6 +13,7 @@ mod hand_out;
 mod kept;
 mod message;
 mod output;
+mod pass;
 mod query;
 mod queue;
 mod recover;
@@ -26,10 +27,13 @@ mod tests;
 
 pub use config::Limits;
 pub use copies::Copies;
-pub use credit::{Credit, LaneBounds, WORKERS_MAX, WaitingWorkers, WorkerMark};
+pub use credit::{Credit, LaneBounds, LaneRoom, WORKERS_MAX, WaitingWorkers, WorkerMark};
 pub use hand_out::Gate;
 pub use message::{ConsumerId, Lease};
-pub use output::{Acceptance, After, ByQos, Counts, GivenUp, HandOut, Load, Out, Relay, Targets, Verdict};
+pub use output::{
+    Acceptance, After, ByQos, Counts, GivenUp, HandOut, Load, Out, PassedOn, PassedRelay, Relay, Targets, Verdict,
+};
+pub use pass::Pass;
 pub use query::{Held, Listed};
 pub use queue::{Consumer, QueueKind, Selection};
 pub use recover::Known;

@@ -8,7 +8,7 @@ use super::{
     message::{ConsumerId, Lease},
 };
 use crate::frame::{
-    Address, Frame, Seq, ShardId,
+    Address, Frame, Run, Seq, ShardId,
     record::{Keep, Reason, Status},
 };
 
@@ -46,23 +46,37 @@ pub struct Acceptance {
     pub attended: bool,
 }
 
-/// One message for one session.
+/// One message for one session, to be settled.
 #[derive(Clone, Debug)]
 pub struct HandOut {
     pub consumer: ConsumerId,
-    /// `None` at QoS 0.
-    pub lease: Option<(Seq, Lease)>,
+    pub lease: (Seq, Lease),
     pub frame: Frame,
+    pub queue: Address,
+}
+
+/// QoS 0 messages for one session, whose lane has room for them.
+#[derive(Clone, Debug)]
+pub struct PassedOn {
+    pub consumer: ConsumerId,
+    pub run: Run,
     pub queue: Address,
 }
 
 /// Copies of a fan-out that go to one shard.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    /// `None` at QoS 0: no cursor, nothing to confirm.
-    pub seq: Option<Seq>,
+    pub seq: Seq,
     pub to: ShardId,
     pub frame: Frame,
+    pub targets: Vec<Address>,
+}
+
+/// Copies of a QoS 0 fan-out that go to one shard: no cursor, nothing to confirm.
+#[derive(Clone, Debug)]
+pub struct PassedRelay {
+    pub to: ShardId,
+    pub run: Run,
     pub targets: Vec<Address>,
 }
 
@@ -106,8 +120,10 @@ pub struct Counts {
 pub struct Out<A> {
     pub answers: Vec<(A, Verdict)>,
     pub hand_outs: Vec<HandOut>,
+    pub passed_on: Vec<PassedOn>,
     pub loads: Vec<Load>,
     pub relays: Vec<Relay>,
+    pub passed_relays: Vec<PassedRelay>,
     /// Relays of another shard that are applied here: (source, its sequence).
     pub relayed: Vec<(ShardId, Seq)>,
     /// Sessions that got credit back, with the workers that wait for it.
@@ -124,8 +140,10 @@ impl<A> Default for Out<A> {
         Self {
             answers: Vec::new(),
             hand_outs: Vec::new(),
+            passed_on: Vec::new(),
             loads: Vec::new(),
             relays: Vec::new(),
+            passed_relays: Vec::new(),
             relayed: Vec::new(),
             credited: Vec::new(),
             unattended: Vec::new(),

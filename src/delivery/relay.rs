@@ -6,12 +6,12 @@
 use super::{
     hand_out::{READ_AHEAD, READ_AHEAD_BYTES},
     message::{Message, State},
-    output::{Out, Relay, Targets},
+    output::{Out, Relay},
     state::ShardState,
 };
 use crate::{
     frame::{
-        Address, Frame, Seq, ShardId,
+        Address, Seq, ShardId,
         record::{Reason, Status},
     },
     time::Timestamp,
@@ -21,17 +21,6 @@ use crate::{
 pub(super) const RELAYS_MAX: usize = 256;
 
 impl<A> ShardState<A> {
-    pub(super) fn relay_at_once(&self, frame: &Frame, targets: &Targets, out: &mut Out<A>) {
-        for (to, targets) in by_shard(targets) {
-            out.relays.push(Relay {
-                seq: None,
-                to,
-                frame: frame.clone(),
-                targets,
-            });
-        }
-    }
-
     /// Relays what waits in the outbox, oldest first, a bounded number at once.
     pub(super) fn pump_outbox(&mut self, now: Timestamp, out: &mut Out<A>) {
         while self.relaying < RELAYS_MAX {
@@ -64,7 +53,7 @@ impl<A> ShardState<A> {
             }
             for (to, targets) in shards {
                 out.relays.push(Relay {
-                    seq: Some(seq),
+                    seq,
                     to,
                     frame: frame.clone(),
                     targets,
@@ -106,7 +95,7 @@ impl<A> ShardState<A> {
 }
 
 /// Targets gathered by their home shard, in order of shard.
-fn by_shard(targets: &[Address]) -> Vec<(ShardId, Vec<Address>)> {
+pub(super) fn by_shard(targets: &[Address]) -> Vec<(ShardId, Vec<Address>)> {
     let mut sorted: Vec<_> = targets
         .iter()
         .map(|target| (target.home_shard(), target.clone()))

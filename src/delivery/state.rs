@@ -17,20 +17,19 @@ use super::{
     config::Limits,
     copies::Line,
     credit::WorkerMark,
-    hand_out::wish_of,
     message::{Lease, Message, State, Stored},
-    output::{Acceptance, After, HandOut, Out, Targets, Verdict},
+    output::{Acceptance, After, Out, Targets, Verdict},
     queue::{Queue, QueueIx, QueueKind},
 };
 use crate::{
     frame::{
-        Address, Frame, Qos, Seq, ShardId,
+        Address, Frame, Seq, ShardId,
         record::{Enqueue, IdHash, MessageKey, Op, Reason, Receipt, SettleNo, Status},
     },
     time::Timestamp,
 };
 
-/// A message at the door of its shard.
+/// A QoS 1 or 2 message at the door of its shard.
 #[derive(Debug)]
 pub struct Publish<A> {
     pub frame: Frame,
@@ -168,28 +167,10 @@ impl<A> ShardState<A> {
         !self.ops.is_empty() || !self.after.is_empty()
     }
 
-    /// Takes a message in. QoS 0 is passed on at once or dropped; others become operations and are answered after the commit.
+    /// Takes a QoS 1 or 2 message in: it becomes operations, and is answered after the commit. QoS 0 goes another way
+    /// ([`ShardState::handle_pass`]).
     pub fn handle_publish(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        match (&publish.route, publish.frame.envelope.qos()) {
-            (Route::FanOut { targets, .. }, Qos::AtMostOnce) => {
-                let recipients = count(targets.len());
-                self.relay_at_once(&publish.frame, targets, out);
-                out.counts.dropped += u64::from(recipients == 0);
-                let status = (recipients > 0).then_some(Status::Sent);
-                let acceptance = Acceptance {
-                    recipients,
-                    attended: recipients > 0,
-                    ..acceptance(status)
-                };
-                out.answers
-                    .extend(publish.answer.map(|answer| (answer, Verdict::Accepted(acceptance))));
-            }
-            (_, Qos::AtMostOnce) => self.pass_on(publish, now, out, gate),
-            (_, Qos::AtLeastOnce | Qos::ExactlyOnce) => self.take_in(publish, now, out, gate),
-        }
-    }
-
-    fn take_in(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
+        debug_assert!(publish.frame.envelope.qos().is_durable(), "QoS 0 is passed on");
         let Some(queue_ix) = self.queue_of(&publish) else {
             out.answers
                 .extend(publish.answer.map(|answer| (answer, Verdict::Unknown)));
@@ -499,7 +480,7 @@ impl<A> ShardState<A> {
     }
 }
 
-fn acceptance(status: Option<Status>) -> Acceptance {
+pub(super) fn acceptance(status: Option<Status>) -> Acceptance {
     Acceptance {
         seq: None,
         status,
@@ -510,54 +491,6 @@ fn acceptance(status: Option<Status>) -> Acceptance {
     }
 }
 
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-impl<A> ShardState<A> {
-    /// A QoS 0 message goes to a consumer that fits, may have it and whose lane takes it, now or never.
-    pub(super) fn pass_on(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        let frame = &publish.frame;
-        let is_expired = !frame.stamp.expires_at.is_never() && frame.stamp.expires_at <= now;
-        let found = match &publish.route {
-            Route::Envelope { hash, .. } | Route::FanOut { hash, .. } => {
-                self.find_queue(*hash, publish.frame.envelope.to())
-            }
-            Route::Copy { queue } => self.find_queue(queue.hash64(), queue.as_str()),
-        };
-        let (wish, bytes) = (wish_of(frame), frame.encoded_len());
-        let consumer = found.filter(|_| !is_expired).and_then(|ix| {
-            let queue = self.queue_mut(ix);
-            let address = queue.address.clone();
-            queue
-                .pick_uncredited(wish, |consumer| {
-                    consumer.credit.lane_has_room(bytes) && gate(consumer, frame)
-                })
-                .map(|consumer| (consumer.id, address))
-        });
-        let verdict = match consumer {
-            Some((consumer, queue)) => {
-                out.counts.accepted[Qos::AtMostOnce as usize] += 1;
-                out.counts.handed_out[Qos::AtMostOnce as usize] += 1;
-                out.hand_outs.push(HandOut {
-                    consumer,
-                    lease: None,
-                    frame: publish.frame,
-                    queue,
-                });
-                Acceptance {
-                    consumer: Some(consumer),
-                    attended: true,
-                    ..acceptance(Some(Status::Sent))
-                }
-            }
-            None => {
-                out.counts.dropped += 1;
-                out.counts.expired += u64::from(is_expired);
-                acceptance(None)
-            }
-        };
-        out.answers
-            .extend(publish.answer.map(|answer| (answer, Verdict::Accepted(verdict))));
-    }
 }

@@ -13,13 +13,13 @@ use super::{
     port::Action,
     registry::{CommunicationMode, GroupRecord, PartitionKey},
     surface::{Accepted, AcceptedStatus, Attach, Inbox, Principal, Protocol, SessionEvent, SessionQueue, Window},
-    workers::{Command, Inbound},
+    workers::{Command, Inbound, Intake},
 };
 use crate::{
-    delivery::{Publish, QueueKind, Route, Selection},
+    delivery::{Pass, Publish, QueueKind, Route, Selection},
     frame::{
-        Address, AgentId, Capability, Draft, Frame, GroupId, MessageId, Priority, Qos, ShardId, TopicName,
-        TraceContext, hash_address,
+        Address, AgentId, Capability, Draft, Envelope, Frame, GroupId, MessageId, Priority, Qos, Run, ShardId,
+        TopicName, TraceContext, hash_address,
         limits::BODY_BYTES_MAX,
         record::{IdHash, MessageKey},
     },
@@ -45,6 +45,30 @@ pub(super) struct Admitted {
     pub worker: usize,
     pub priority: Priority,
     pub inbound: Inbound,
+}
+
+/// What the door looks at of the bodies that come with an envelope.
+#[derive(Clone, Copy)]
+struct Bodies<'a> {
+    bytes_max: usize,
+    /// Of a run where bodies decide, the only one.
+    first: &'a [u8],
+}
+
+impl<'a> Bodies<'a> {
+    fn of(frame: &'a Frame) -> Self {
+        Self {
+            bytes_max: frame.body.len(),
+            first: &frame.body,
+        }
+    }
+
+    fn of_run(run: &'a Run) -> Self {
+        Self {
+            bytes_max: run.body_bytes_max(),
+            first: run.first_body(),
+        }
+    }
 }
 
 /// Where a message goes, decided from its address.
@@ -89,9 +113,12 @@ impl Fabric {
     ) -> Result<Accepted, FabricError> {
         let (sender, receiver) = oneshot::channel();
         let qos = frame.envelope.qos();
-        let mut admitted = self.admit(principal, frame, time::now())?;
+        let mut admitted = match qos {
+            Qos::AtMostOnce => self.admit_run(principal, Run::one(frame), time::now())?,
+            Qos::AtLeastOnce | Qos::ExactlyOnce => self.admit(principal, frame, time::now())?,
+        };
         let shard = admitted.inbound.shard;
-        admitted.inbound.publish.answer = Some(Ask::Send(sender));
+        admitted.inbound.intake.set_answer(Ask::Send(sender));
         let command = Command::Publish(vec![admitted.inbound]);
         match self.0.workers.try_push(admitted.worker, admitted.priority, command) {
             Ok(()) => receiver.await.map_err(|_| outcome_unknown())?,
@@ -146,22 +173,81 @@ impl Fabric {
         }
     }
 
-    /// Authorizes, validates, stamps and routes one message.
+    /// Authorizes, validates, stamps and routes one QoS 1 or 2 message.
     pub(super) fn admit(
         &self,
         principal: &Principal,
         mut frame: Frame,
         now: Timestamp,
     ) -> Result<Admitted, FabricError> {
+        frame.stamp.accepted_at = now;
+        let (destination, expires_at) = self.pass_door(principal, &frame.envelope, Bodies::of(&frame), now)?;
+        frame.stamp.expires_at = expires_at;
+        let envelope = &frame.envelope;
+        let priority = envelope.priority();
+        let publish = Publish {
+            key: MessageKey::new(self.0.store.seed(), envelope.from(), envelope.id()),
+            id_hash: IdHash::new(envelope.id()),
+            route: destination.route,
+            answer: None,
+            frame,
+        };
+        Ok(self.admitted(destination.shard, priority, Intake::Keep(Box::new(publish))))
+    }
+
+    /// Authorizes, validates, stamps and routes QoS 0 messages: what holds for one of them holds for all, except where their bodies
+    /// decide ([`Fabric::routes_by_body`]).
+    pub(super) fn admit_run(
+        &self,
+        principal: &Principal,
+        mut run: Run,
+        now: Timestamp,
+    ) -> Result<Admitted, FabricError> {
+        run.stamp.accepted_at = now;
+        let (destination, expires_at) = self.pass_door(principal, run.envelope(), Bodies::of_run(&run), now)?;
+        run.stamp.expires_at = expires_at;
+        let priority = run.envelope().priority();
+        let pass = Pass {
+            run,
+            route: destination.route,
+            answer: None,
+        };
+        Ok(self.admitted(destination.shard, priority, Intake::Pass(pass)))
+    }
+
+    fn admitted(&self, shard: ShardId, priority: Priority, intake: Intake) -> Admitted {
+        Admitted {
+            worker: self.0.workers.index_of(shard),
+            priority,
+            inbound: Inbound { shard, intake },
+        }
+    }
+
+    /// True where messages go to one member or another by what their bodies say.
+    pub(super) fn routes_by_body(&self, to: &str) -> bool {
+        let group = to.strip_prefix("group:").and_then(|name| self.0.directory.group(name));
+        group.is_some_and(|group| {
+            group.record.communication_mode == CommunicationMode::Partitioned
+                && matches!(group.record.partition_key, PartitionKey::BodyPointer(_))
+        })
+    }
+
+    /// Decides whether messages of one envelope get in, where they go and when they expire.
+    fn pass_door(
+        &self,
+        principal: &Principal,
+        envelope: &Envelope,
+        bodies: Bodies<'_>,
+        now: Timestamp,
+    ) -> Result<(Destination, Timestamp), FabricError> {
         if self.is_draining() {
             return Err(FabricError::Draining);
         }
         let config = self.config();
-        let envelope = &frame.envelope;
         self.check_sender(principal, envelope.from(), envelope.to(), now)?;
-        if frame.body.len() > config.message_bytes_max {
+        if bodies.bytes_max > config.message_bytes_max {
             return Err(FabricError::BodyTooLarge {
-                bytes: frame.body.len(),
+                bytes: bodies.bytes_max,
                 max: config.message_bytes_max,
             });
         }
@@ -173,33 +259,8 @@ impl Fabric {
             }
             ttl_ms => ttl_ms,
         };
-        frame.stamp.accepted_at = now;
-        frame.stamp.expires_at = now + Duration::from_millis(ttl_ms);
-        let destination = self.route(&frame, now)?;
-        let envelope = &frame.envelope;
-        let (key, id_hash) = match envelope.qos() {
-            // Nothing looks for duplicates of these.
-            Qos::AtMostOnce => (MessageKey::from_raw(0), IdHash::from_raw(0)),
-            Qos::AtLeastOnce | Qos::ExactlyOnce => {
-                let key = MessageKey::new(self.0.store.seed(), envelope.from(), envelope.id());
-                (key, IdHash::new(envelope.id()))
-            }
-        };
-        let Destination { shard, route } = destination;
-        Ok(Admitted {
-            worker: self.0.workers.index_of(shard),
-            priority: envelope.priority(),
-            inbound: Inbound {
-                shard,
-                publish: Publish {
-                    key,
-                    id_hash,
-                    route,
-                    answer: None,
-                    frame,
-                },
-            },
-        })
+        let destination = self.route(envelope, bodies, now)?;
+        Ok((destination, now + Duration::from_millis(ttl_ms)))
     }
 
     /// The sender is the principal and nobody else, is known, and may send there.
@@ -248,27 +309,27 @@ impl Fabric {
         }
     }
 
-    fn route(&self, frame: &Frame, now: Timestamp) -> Result<Destination, FabricError> {
-        let to = frame.envelope.to();
+    fn route(&self, envelope: &Envelope, bodies: Bodies<'_>, now: Timestamp) -> Result<Destination, FabricError> {
+        let to = envelope.to();
         let hash = hash_address(to);
         let shard = ShardId::of_hash(hash);
         let (kind, name) = to.split_once(':').unwrap_or_default();
-        let envelope = |kind| Route::Envelope {
+        let one_queue = |kind| Route::Envelope {
             hash,
             kind,
             retention: Duration::ZERO,
         };
         let route = match kind {
-            "agent" if name.contains('#') => envelope(QueueKind::Ephemeral),
+            "agent" if name.contains('#') => one_queue(QueueKind::Ephemeral),
             "agent" => {
                 self.know(name, "to_agent", now)?;
-                envelope(QueueKind::Inbox)
+                one_queue(QueueKind::Inbox)
             }
             "any" => match self.0.directory.has_capability(name) {
-                true => envelope(QueueKind::OneOf(Selection::LeastOutstanding)),
+                true => one_queue(QueueKind::OneOf(Selection::LeastOutstanding)),
                 false => return Err(FabricError::UnknownCapability(capability(name))),
             },
-            "group" => self.route_to_group(frame, hash, name)?,
+            "group" => self.route_to_group(envelope, bodies, hash, name)?,
             "topic" => self.route_to_topic(hash, name)?,
             _ => unreachable!("an envelope's address was checked when it was validated"),
         };
@@ -291,20 +352,26 @@ impl Fabric {
         })
     }
 
-    fn route_to_group(&self, frame: &Frame, hash: u64, name: &str) -> Result<Route, FabricError> {
+    fn route_to_group(
+        &self,
+        envelope: &Envelope,
+        bodies: Bodies<'_>,
+        hash: u64,
+        name: &str,
+    ) -> Result<Route, FabricError> {
         let unknown = || GroupId::new(name).map_or(FabricError::SessionClosed, FabricError::UnknownGroup);
         let group = self.0.directory.group(name).ok_or_else(unknown)?;
         let record = &group.record;
-        check_group_permission(record, frame)?;
+        check_group_permission(record, envelope.from(), bodies.bytes_max)?;
         let retention = record.policies.retention();
         if let Some(kind) = group.one_of() {
             return Ok(Route::Envelope { hash, kind, retention });
         }
-        let sender = frame.envelope.from();
+        let sender = envelope.from();
         let others = || group.inboxes.iter().filter(|inbox| inbox.name() != sender);
         let targets: Arc<[Address]> = match record.communication_mode {
             CommunicationMode::Partitioned => {
-                let key = partition_key(&record.partition_key, frame);
+                let key = partition_key(&record.partition_key, envelope, bodies.first);
                 // Rendezvous hashing: a member that comes or goes moves only its own keys.
                 let weight = |inbox: &&Address| xxhash_rust::xxh3::xxh3_64_with_seed(&key, inbox.hash64());
                 group.inboxes.iter().max_by_key(weight).cloned().into_iter().collect()
@@ -320,19 +387,18 @@ impl Fabric {
 }
 
 /// Equal keys go to one member, in order. A message without the key that the group names falls back on its sender.
-fn partition_key(key: &PartitionKey, frame: &Frame) -> Vec<u8> {
+fn partition_key(key: &PartitionKey, envelope: &Envelope, body: &[u8]) -> Vec<u8> {
     let found = match key {
         PartitionKey::Sender => None,
-        PartitionKey::Header(name) => frame.envelope.header(name).map(|value| value.as_bytes().to_vec()),
-        PartitionKey::BodyPointer(pointer) => serde_json::from_slice::<serde_json::Value>(&frame.body)
+        PartitionKey::Header(name) => envelope.header(name).map(|value| value.as_bytes().to_vec()),
+        PartitionKey::BodyPointer(pointer) => serde_json::from_slice::<serde_json::Value>(body)
             .ok()
             .and_then(|body| body.pointer(pointer).map(|value| value.to_string().into_bytes())),
     };
-    found.unwrap_or_else(|| frame.envelope.from().as_bytes().to_vec())
+    found.unwrap_or_else(|| envelope.from().as_bytes().to_vec())
 }
 
-fn check_group_permission(record: &GroupRecord, frame: &Frame) -> Result<(), FabricError> {
-    let sender = frame.envelope.from();
+fn check_group_permission(record: &GroupRecord, sender: &str, body_bytes: usize) -> Result<(), FabricError> {
     let is_member = record.agents.iter().any(|member| member.as_str() == sender);
     let is_moderator = record
         .created_by
@@ -347,7 +413,7 @@ fn check_group_permission(record: &GroupRecord, frame: &Frame) -> Result<(), Fab
         });
     }
     let max = usize::try_from(record.policies.max_message_size).unwrap_or(usize::MAX);
-    match frame.body.len() {
+    match body_bytes {
         bytes if max > 0 && bytes > max => Err(FabricError::BodyTooLarge { bytes, max }),
         _ => Ok(()),
     }

@@ -12,7 +12,7 @@ use super::{
     session::{Chunk, SessionCore},
     settling::nack_of,
     subscriptions::SubscriptionChange,
-    surface::{Delivery, DeliveryId, Goodbye, Refusal, SessionEvent, SessionId, Settled, Window},
+    surface::{Delivery, DeliveryId, Goodbye, Piece, Refusal, SessionEvent, SessionId, Settled, Window},
     workers::{Command, Control},
 };
 use crate::{
@@ -163,7 +163,7 @@ pub struct SessionReceiver {
     lane: queue::Receiver<Chunk>,
     chunks: Vec<Chunk>,
     /// Taken out of the lane and not asked for yet.
-    waiting: std::collections::VecDeque<Delivery>,
+    waiting: std::collections::VecDeque<Piece>,
 }
 
 impl SessionReceiver {
@@ -173,23 +173,55 @@ impl SessionReceiver {
             if self.try_next(into, max) > 0 {
                 return SessionEvent::Deliveries;
             }
-            if self.lane.ready().await == Readiness::Closed {
-                return SessionEvent::Goodbye(self.session.core.goodbye().unwrap_or(Goodbye::Kicked));
+            if let Some(end) = self.ready().await {
+                return end;
             }
         }
     }
 
+    /// [`SessionReceiver::next`], with what came together left together; `max` counts deliveries.
+    pub async fn next_pieces(&mut self, into: &mut Vec<Piece>, max: usize) -> SessionEvent {
+        loop {
+            if self.try_next_pieces(into, max) > 0 {
+                return SessionEvent::Deliveries;
+            }
+            if let Some(end) = self.ready().await {
+                return end;
+            }
+        }
+    }
+
+    /// Something is there; or the end of the session.
+    async fn ready(&mut self) -> Option<SessionEvent> {
+        (self.lane.ready().await == Readiness::Closed)
+            .then(|| SessionEvent::Goodbye(self.session.core.goodbye().unwrap_or(Goodbye::Kicked)))
+    }
+
     /// The deliveries that are there already, without waiting; returns how many.
     pub fn try_next(&mut self, into: &mut Vec<Delivery>, max: usize) -> usize {
-        let before = into.len();
-        while into.len() - before < max {
-            if self.waiting.is_empty() && self.refill() == 0 {
-                break;
-            }
-            let wanted = (max - (into.len() - before)).min(self.waiting.len());
-            into.extend(self.waiting.drain(..wanted));
+        self.take(max, |piece| piece.unpack(into))
+    }
+
+    /// [`SessionReceiver::try_next`], with what came together left together; `max` and what is returned count deliveries.
+    pub fn try_next_pieces(&mut self, into: &mut Vec<Piece>, max: usize) -> usize {
+        self.take(max, |piece| into.push(piece))
+    }
+
+    fn take(&mut self, max: usize, mut each: impl FnMut(Piece)) -> usize {
+        let mut taken = 0;
+        while taken < max && (!self.waiting.is_empty() || self.refill() > 0) {
+            let Some(front) = self.waiting.front_mut() else { break };
+            let fits = front.frames() <= max - taken;
+            let piece = if fits {
+                self.waiting.pop_front()
+            } else {
+                front.split_to(max - taken)
+            };
+            let Some(piece) = piece else { break };
+            taken += piece.frames();
+            each(piece);
         }
-        into.len() - before
+        taken
     }
 
     fn refill(&mut self) -> usize {

@@ -4,10 +4,16 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use super::{surface::PassedEnvelope, workers::Inbound};
+use super::{
+    surface::PassedEnvelope,
+    workers::{Inbound, Intake},
+};
+use crate::frame::{Envelope, Stamp};
 
 /// Envelopes copied out of one batch: a loaded worker notes the last few of each batch, an idle one notes them all.
 const PER_BATCH_MAX: usize = 8;
+/// Bytes of envelopes that a batch's buffer begins with at most; it grows where they are larger.
+const NOTED_BYTES_MAX: usize = 8 * 1024;
 
 #[derive(Debug)]
 pub(super) struct PassedRing {
@@ -23,23 +29,44 @@ impl PassedRing {
         }
     }
 
+    /// Notes what passed: of one batch the last few, of a run among them the first few.
     pub fn note(&mut self, batch: &[Inbound]) {
-        let noted = PER_BATCH_MAX.min(self.envelopes_max);
-        let noted = &batch[batch.len().saturating_sub(noted)..];
+        let mut left = PER_BATCH_MAX.min(self.envelopes_max);
         // Copies, so that the ring does not pin network buffers; all of a batch in one buffer.
-        let bytes = |inbound: &Inbound| inbound.publish.frame.envelope.as_bytes().len();
-        let mut buffer = BytesMut::with_capacity(noted.iter().map(bytes).sum());
-        for inbound in noted {
-            if self.envelopes.len() >= self.envelopes_max {
-                self.envelopes.pop_front();
+        let bytes = |inbound: &Inbound| inbound.intake.envelope().as_bytes().len() * inbound.intake.frames().min(left);
+        let noted = batch.len().saturating_sub(left);
+        let mut buffer = BytesMut::with_capacity(batch[noted..].iter().map(bytes).sum::<usize>().min(NOTED_BYTES_MAX));
+        let (mut newest, ring) = (Vec::with_capacity(left), &mut self.envelopes);
+        for inbound in batch.iter().rev() {
+            if left == 0 {
+                break;
             }
-            let frame = &inbound.publish.frame;
-            self.envelopes.push_back(PassedEnvelope {
-                envelope: frame.envelope.compact_into(&mut buffer),
-                stamp: frame.stamp,
-                body_bytes: frame.body.len(),
-                shard: inbound.shard,
-            });
+            let mut note = |envelope: &Envelope, stamp: Stamp, body_bytes: usize| {
+                newest.push(PassedEnvelope {
+                    envelope: envelope.compact_into(&mut buffer),
+                    stamp,
+                    body_bytes,
+                    shard: inbound.shard,
+                });
+            };
+            match &inbound.intake {
+                Intake::Keep(publish) => {
+                    note(&publish.frame.envelope, publish.frame.stamp, publish.frame.body.len());
+                    left -= 1;
+                }
+                Intake::Pass(pass) => {
+                    let frames: Vec<_> = pass.run.iter().take(left).collect();
+                    left -= frames.len();
+                    let backwards = frames.iter().rev();
+                    backwards.for_each(|frame| note(&frame.envelope, frame.stamp, frame.body.len()));
+                }
+            }
+        }
+        for passed in newest.into_iter().rev() {
+            if ring.len() >= self.envelopes_max {
+                ring.pop_front();
+            }
+            ring.push_back(passed);
         }
     }
 

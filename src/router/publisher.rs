@@ -12,11 +12,11 @@ use super::{
     config::Config,
     door::Admitted,
     fabric::Fabric,
-    surface::{Answer, Principal, Protocol, Tag},
+    surface::{Answer, Principal, Protocol, Sending, Tag},
     workers::{Command, Inbound},
 };
 use crate::{
-    frame::{Frame, Priority},
+    frame::{Priority, Run},
     time,
 };
 
@@ -58,7 +58,7 @@ pub struct Publisher {
 #[derive(Debug, Default)]
 struct Work {
     /// Taken from the caller, at most one batch of it.
-    taken: VecDeque<(Option<Tag>, Frame)>,
+    taken: VecDeque<Sending>,
     /// Passed the door: commands for the workers, each within the bounds above. The first may be waiting for room.
     gathered: VecDeque<Gathered>,
 }
@@ -68,20 +68,24 @@ struct Work {
 struct Gathered {
     worker: usize,
     priority: Priority,
+    frames: usize,
     bytes: usize,
     /// [`Command::Publish`]; gone once it is in the worker's inbox.
     command: Option<Command>,
 }
 
 impl Gathered {
-    /// The frames, where there is room for so many bytes more.
-    fn with_room(&mut self, bytes: usize, config: &Config) -> Option<&mut Vec<Inbound>> {
+    /// The messages, where there is room for so many frames and bytes more.
+    fn with_room(&mut self, frames: usize, bytes: usize, config: &Config) -> Option<&mut Vec<Inbound>> {
         let frames_max = COMMAND_FRAMES_MAX.min(config.worker_frames_max);
         let bytes_max = COMMAND_BYTES_MAX.min(config.worker_bytes_max);
         match &mut self.command {
-            Some(Command::Publish(frames)) if frames.len() < frames_max && self.bytes + bytes <= bytes_max => {
+            Some(Command::Publish(together))
+                if self.frames + frames <= frames_max && self.bytes + bytes <= bytes_max =>
+            {
+                self.frames += frames;
                 self.bytes += bytes;
-                Some(frames)
+                Some(together)
             }
             _ => None,
         }
@@ -101,13 +105,13 @@ impl Publisher {
         }
     }
 
-    /// Takes frames in, drained from `batch`. Waits while the node's workers or this stream's unanswered messages are at their
-    /// bound: that is the edge's back-pressure. A tag of `None` wants no answer (QoS 0).
+    /// Takes messages in, drained from `batch`. Waits while the node's workers or this stream's unanswered messages are at their
+    /// bound: that is the edge's back-pressure.
     ///
     /// Cancel safe: a frame is in `batch` or taken in, never lost between. What a dropped call had taken in goes on with the next one, in
     /// its order and before anything is taken from its batch (an empty batch will do). A publisher that is dropped with such frames drops
     /// them, and their tags are never answered: unknown to their sender.
-    pub async fn publish(&mut self, batch: &mut Vec<(Option<Tag>, Frame)>) {
+    pub async fn publish(&mut self, batch: &mut Vec<Sending>) {
         self.hand_on().await;
         self.work.taken.extend(batch.drain(..));
         self.hand_on().await;
@@ -116,24 +120,34 @@ impl Publisher {
     /// Hands on all that was taken.
     async fn hand_on(&mut self) {
         let now = time::now();
-        while let Some((tag, _)) = self.work.taken.front() {
-            if tag.is_some() {
+        while let Some(next) = self.work.taken.front() {
+            if next.tag().is_some() {
                 if self.sink.permits.available_permits() == 0 {
                     // The messages before this one must be on their way, or their answers would never come.
                     self.push_gathered().await;
                 }
                 self.take_permit().await;
             }
-            // From the permit to here nothing waits: no frame has two of them, none has lost one.
-            if let Some((tag, frame)) = self.work.taken.pop_front() {
-                self.take_in(tag, frame, now);
+            // From the permit to here nothing waits: no message has two of them, none has lost one.
+            if let Some(next) = self.work.taken.pop_front() {
+                self.take_in(next, now);
             }
         }
         self.push_gathered().await;
     }
 
-    fn take_in(&mut self, tag: Option<Tag>, frame: Frame, now: time::Timestamp) {
-        match (self.fabric.admit(&self.principal, frame, now), tag) {
+    fn take_in(&mut self, sending: Sending, now: time::Timestamp) {
+        let tag = sending.tag();
+        let admitted = match sending {
+            Sending::Keep(_, frame) => self.fabric.admit(&self.principal, frame, now),
+            Sending::Pass(_, run) if run.frames() > 1 && self.fabric.routes_by_body(run.envelope().to()) => {
+                return run
+                    .iter()
+                    .for_each(|frame| self.take_in(Sending::Pass(tag, Run::one(frame)), now));
+            }
+            Sending::Pass(_, run) => self.fabric.admit_run(&self.principal, run, now),
+        };
+        match (admitted, tag) {
             (Ok(admitted), tag) => self.gather(tag, admitted),
             (Err(error), Some(tag)) => self.sink.push((tag, Err(error))),
             (Err(_), None) => {}
@@ -153,11 +167,11 @@ impl Publisher {
             priority,
             mut inbound,
         } = admitted;
-        inbound.publish.answer = tag.map(|tag| Ask::Stream {
-            sink: self.sink.clone(),
-            tag,
-        });
-        let bytes = inbound.publish.frame.encoded_len();
+        if let Some(tag) = tag {
+            let sink = self.sink.clone();
+            inbound.intake.set_answer(Ask::Stream { sink, tag });
+        }
+        let (frames, bytes) = (inbound.intake.frames(), inbound.intake.weight_bytes());
         let config = &self.fabric.0.config;
         let gathered = &mut self.work.gathered;
         // The newest of its kind: order within one is order in the worker's inbox.
@@ -165,17 +179,18 @@ impl Publisher {
             .iter_mut()
             .rev()
             .find(|g| (g.worker, g.priority) == (worker, priority));
-        match same.and_then(|same| same.with_room(bytes, config)) {
-            Some(frames) => frames.push(inbound),
+        match same.and_then(|same| same.with_room(frames, bytes, config)) {
+            Some(together) => together.push(inbound),
             None => {
                 // Most batches go to one place whole.
-                let mut frames = Vec::with_capacity((self.work.taken.len() + 1).min(COMMAND_FRAMES_MAX));
-                frames.push(inbound);
+                let mut together = Vec::with_capacity((self.work.taken.len() + 1).min(COMMAND_FRAMES_MAX));
+                together.push(inbound);
                 gathered.push_back(Gathered {
                     worker,
                     priority,
+                    frames,
                     bytes,
-                    command: Some(Command::Publish(frames)),
+                    command: Some(Command::Publish(together)),
                 });
             }
         }
@@ -187,7 +202,7 @@ impl Publisher {
             let pushed = workers.push(oldest.worker, oldest.priority, &mut oldest.command).await;
             let refused = self.work.gathered.pop_front().and_then(|oldest| oldest.command);
             if let (Err(error), Some(Command::Publish(refused))) = (pushed, refused) {
-                let asks = refused.into_iter().filter_map(|inbound| inbound.publish.answer);
+                let asks = refused.into_iter().filter_map(|inbound| inbound.intake.into_answer());
                 asks.for_each(|ask| ask.fail(error.clone()));
             }
         }

@@ -15,7 +15,7 @@ use std::{
 use super::{
     config::Config,
     directory::lock,
-    surface::{ConnectionView, Delivery, Goodbye, Protocol, SessionId, Window},
+    surface::{ConnectionView, Goodbye, Piece, Protocol, SessionId, Window},
 };
 use crate::{
     delivery::{Consumer, ConsumerId, Credit, LaneBounds, QueueKind},
@@ -23,17 +23,24 @@ use crate::{
         Address, AgentId, PREFIX_BYTES, Priority, TopicFilter,
         limits::{BODY_BYTES_MAX, ENVELOPE_BYTES_MAX},
     },
-    queue::{self, Bounds, Weigh},
+    queue::{self, Bounds, PushError, Weigh},
     time::Timestamp,
 };
 
-/// Deliveries that one worker's step hands to one session, of one priority.
+/// What one worker's step hands to one session, of one priority.
 #[derive(Debug)]
-pub(super) struct Chunk(pub Vec<Delivery>);
+pub(super) struct Chunk(pub Vec<Piece>);
+
+impl Chunk {
+    /// Frames.
+    fn frames(&self) -> usize {
+        self.0.iter().map(Piece::frames).sum()
+    }
+}
 
 impl Weigh for Chunk {
     fn weight_bytes(&self) -> usize {
-        self.0.iter().map(|delivery| delivery.frame.encoded_len()).sum()
+        self.0.iter().map(Piece::weight_bytes).sum()
     }
 }
 
@@ -173,21 +180,27 @@ impl SessionCore {
         }
     }
 
-    /// Pushes a chunk; false where the lane is closed. It is never full: QoS 0 stops at the lane's bounds before (see
-    /// [`Credit::lane_has_room`]), and beyond them there is room for all that credit can have in flight.
-    pub fn push(&self, priority: Priority, chunk: Chunk) -> bool {
-        let (frames, bytes) = (chunk.0.len(), chunk.weight_bytes());
-        self.credit.enter_lane(frames, bytes);
-        let pushed = self.lane.try_push(priority, chunk).is_ok();
-        if !pushed {
-            self.credit.leave_lane(frames, bytes);
+    /// Pushes a chunk; what a closed lane does not take is gone. It is never full: QoS 0 has taken its room before (see
+    /// [`Credit::lane_room`]), and beyond that there is room for all that credit can have in flight.
+    pub fn push(&self, priority: Priority, chunk: Chunk) {
+        // QoS 0 entered when it was decided.
+        let entering = |piece: &&Piece| matches!(piece, Piece::One(_));
+        let (mut frames, mut bytes) = (0, 0);
+        for piece in chunk.0.iter().filter(entering) {
+            frames += 1;
+            bytes += piece.weight_bytes();
         }
-        pushed
+        self.credit.enter_lane(frames, bytes);
+        self.credit.chunk_entered();
+        if let Err(PushError::Full { item, .. } | PushError::Closed(item)) = self.lane.try_push(priority, chunk) {
+            self.taken(&item);
+        }
     }
 
     /// The session's writer took a chunk out of the lane.
     pub fn taken(&self, chunk: &Chunk) {
-        self.credit.leave_lane(chunk.0.len(), chunk.weight_bytes());
+        self.credit.leave_lane(chunk.frames(), chunk.weight_bytes());
+        self.credit.chunk_left();
     }
 
     /// Ends the session from the fabric's side: the receiver drains what is there, then hears why. The first reason stands.

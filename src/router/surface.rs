@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::error::FabricError;
 pub use crate::delivery::Lease;
 use crate::{
-    frame::{Address, AgentId, Envelope, Frame, MessageId, Seq, ShardId, Stamp, TopicFilter, TrackingId, record},
+    frame::{Address, AgentId, Envelope, Frame, MessageId, Run, Seq, ShardId, Stamp, TopicFilter, TrackingId, record},
     time::Timestamp,
 };
 
@@ -157,6 +157,86 @@ pub struct Delivery {
     pub frame: Frame,
     /// The queue that it came from.
     pub queue: Address,
+}
+
+/// What a session gets in one piece.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    One(Delivery),
+    /// QoS 0 messages that came together and differ in nothing but their ids and bodies.
+    Run {
+        run: Run,
+        /// The queue that they came from.
+        queue: Address,
+    },
+}
+
+impl Piece {
+    /// How many deliveries it is.
+    pub fn frames(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Run { run, .. } => run.frames(),
+        }
+    }
+
+    /// Bytes that it takes up, as bounds count them.
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Self::One(delivery) => delivery.frame.encoded_len(),
+            Self::Run { run, .. } => run.weight_bytes(),
+        }
+    }
+
+    /// Takes deliveries off the front; `None`, and nothing changed, where none would be left.
+    pub(super) fn split_to(&mut self, frames: usize) -> Option<Self> {
+        match self {
+            Self::One(_) => None,
+            Self::Run { run, queue } => run.split_to(frames).map(|run| Self::Run {
+                run,
+                queue: queue.clone(),
+            }),
+        }
+    }
+
+    /// The deliveries, appended.
+    pub fn unpack(self, into: &mut Vec<Delivery>) {
+        match self {
+            Self::One(delivery) => into.push(delivery),
+            Self::Run { run, queue } => into.extend(run.iter().map(|frame| Delivery {
+                id: None,
+                frame,
+                queue: queue.clone(),
+            })),
+        }
+    }
+}
+
+/// A message on its way into a stream ([`super::Publisher`]).
+#[derive(Clone, Debug)]
+pub enum Sending {
+    /// QoS 1 or 2: answered under its tag.
+    Keep(Tag, Frame),
+    /// QoS 0: answered where there is a tag, once for all of the run.
+    Pass(Option<Tag>, Run),
+}
+
+impl Sending {
+    /// Of one frame. What QoS 1 and 2 always get, an answer, QoS 0 gets where `answered`.
+    pub fn one(tag: Tag, frame: Frame, answered: bool) -> Self {
+        match frame.envelope.qos().is_durable() {
+            true => Self::Keep(tag, frame),
+            false => Self::Pass(answered.then_some(tag), Run::one(frame)),
+        }
+    }
+
+    /// The tag of its answer, where it gets one.
+    pub fn tag(&self) -> Option<Tag> {
+        match self {
+            Self::Keep(tag, _) => Some(*tag),
+            Self::Pass(tag, _) => *tag,
+        }
+    }
 }
 
 /// What an acknowledgement did.

@@ -21,16 +21,16 @@ use super::{
     passed::PassedRing,
     port::{Action, CommitOutcome, Decision, Policy, ShardCommit, Store, StoreError},
     session::{Chunk, Opening, SessionCore},
-    surface::{Accepted, AcceptedStatus, Delivery, DeliveryId, SessionId, Settled},
-    workers::{Command, Control, Inbound, SettleCommand, WorkerHandle, Workers},
+    surface::{Accepted, AcceptedStatus, Delivery, DeliveryId, Piece, SessionId, Settled},
+    workers::{Command, Control, Inbound, Intake, PASSED_RELAYS_MAX, SettleCommand, WorkerHandle, Workers},
 };
 use crate::{
     delivery::{
-        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, HandOut, Held, Limits, Out, QueueKind, Relay,
-        ShardState, Verdict, WorkerMark,
+        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, HandOut, Held, Limits, Out, PassedOn, Publish,
+        QueueKind, Relay, ShardState, Verdict, WorkerMark,
     },
     frame::{
-        Address, AgentId, Frame, Seq, ShardId, TrackingId,
+        Address, AgentId, Envelope, Frame, Priority, Seq, ShardId, Stamp, TrackingId,
         limits::SHARDS,
         record::{Fence, IdHash, MessageKey, ShardImage, Status},
     },
@@ -255,31 +255,37 @@ impl Shards {
     }
 
     fn publish(&mut self, batch: Vec<Inbound>, now: Timestamp) {
-        let bytes: usize = batch.iter().map(|inbound| inbound.publish.frame.body.len()).sum();
+        let bytes: usize = batch.iter().map(|inbound| inbound.intake.body_bytes()).sum();
         self.counters.body_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.passed.note(&batch);
-        for Inbound { shard, publish } in batch {
-            if self.index_is_full && publish.frame.envelope.qos().is_durable() {
-                self.counters.refused_full.fetch_add(1, Ordering::Relaxed);
-                let (what, retry_after) = ("index_bytes_max", FULL_RETRY_AFTER);
-                publish
-                    .answer
-                    .into_iter()
-                    .for_each(|ask| ask.fail(FabricError::Overloaded { what, retry_after }));
-                continue;
+        for Inbound { shard, intake } in batch {
+            match intake {
+                Intake::Keep(publish) => self.keep(shard, *publish, now),
+                Intake::Pass(pass) => self.run_shard(self.local(shard), |state, out, gate| {
+                    state.handle_pass(pass, now, out, gate);
+                }),
             }
-            let envelope = publish.answer.is_some().then(|| publish.frame.envelope.clone());
-            self.run_shard(self.local(shard), |state, out, gate| {
-                state.handle_publish(publish, now, out, gate);
-                // Only a refusal is answered at once, and only it has to name the address.
-                let refused = |verdict: &Verdict| matches!(verdict, Verdict::QueueFull { .. } | Verdict::Unknown);
-                if let (Some(envelope), Some((ask, verdict))) =
-                    (envelope, out.answers.pop_if(|(_, verdict)| refused(verdict)))
-                {
-                    ask.fail(refusal(&verdict, envelope.address()));
-                }
-            });
         }
+    }
+
+    fn keep(&mut self, shard: ShardId, publish: Publish<Ask>, now: Timestamp) {
+        if self.index_is_full {
+            self.counters.refused_full.fetch_add(1, Ordering::Relaxed);
+            let (what, retry_after) = ("index_bytes_max", FULL_RETRY_AFTER);
+            let answer = publish.answer.into_iter();
+            return answer.for_each(|ask| ask.fail(FabricError::Overloaded { what, retry_after }));
+        }
+        let envelope = publish.answer.is_some().then(|| publish.frame.envelope.clone());
+        self.run_shard(self.local(shard), |state, out, gate| {
+            state.handle_publish(publish, now, out, gate);
+            // Only a refusal is answered at once, and only it has to name the address.
+            let refused = |verdict: &Verdict| matches!(verdict, Verdict::QueueFull { .. } | Verdict::Unknown);
+            if let (Some(envelope), Some((ask, verdict))) =
+                (envelope, out.answers.pop_if(|(_, verdict)| refused(verdict)))
+            {
+                ask.fail(refusal(&verdict, envelope.address()));
+            }
+        });
     }
 
     fn settle(&mut self, settle: SettleCommand, now: Timestamp) {
@@ -327,6 +333,11 @@ impl Shards {
             Control::Copies { shard, copies } => {
                 self.run_shard(self.local(shard), |state, out, gate| {
                     state.handle_copies(*copies, now, out, gate)
+                });
+            }
+            Control::PassedRelay(relay) => {
+                self.run_shard(self.local(relay.to), |state, out, gate| {
+                    state.handle_passed_relay(&relay, now, out, gate);
                 });
             }
             Control::RelayDone { shard, seq } => {
@@ -556,6 +567,15 @@ impl Shards {
             self.relay(shard, relay);
         }
         self.out.relays = relays;
+        for relay in self.out.passed_relays.drain(..) {
+            let target = self.context.workers.of(relay.to);
+            if target.control.len() < PASSED_RELAYS_MAX {
+                target.control(Control::PassedRelay(Box::new(relay)));
+            } else {
+                let dropped = (relay.run.frames() * relay.targets.len()) as u64;
+                self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
         for given_up in self.out.given_up.drain(..) {
             log_given_up(shard, &given_up);
         }
@@ -629,32 +649,26 @@ impl Shards {
         }
     }
 
-    /// Hands the sessions their messages: one chunk for each run of one session and one priority.
+    /// Hands the sessions their messages: one chunk for what stands one behind the other of one session and one priority.
     fn hand_out(&mut self, now: Timestamp) {
         self.counters.add(&std::mem::take(&mut self.out.counts));
-        let mut chunk = Vec::new();
-        let mut hand_outs = self.out.hand_outs.drain(..).peekable();
-        while let Some(hand_out) = hand_outs.next() {
-            let (consumer, priority) = (hand_out.consumer, hand_out.frame.envelope.priority());
-            let waited = now.since(hand_out.frame.stamp.accepted_at);
-            self.counters
-                .delivery_latency
-                .record(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), 1);
-            chunk.push(delivery(hand_out));
-            let goes_on = hand_outs
-                .peek()
-                .is_some_and(|next| next.consumer == consumer && next.frame.envelope.priority() == priority);
-            if goes_on {
-                continue;
-            }
-            // The chunk goes even where its session does not: it detached in this very step, which brought back what was leased to it,
-            // and the next session must not get it. A closed lane takes nothing either: its session is about to detach.
-            let chunk = Chunk(std::mem::take(&mut chunk));
-            if let Some(attached) = self.sessions.get(&consumer) {
-                attached.core.push(priority, chunk);
-            }
+        let waited = |stamp: &Stamp| u64::try_from(now.since(stamp.accepted_at).as_micros()).unwrap_or(u64::MAX);
+        let mut chunks = Chunks::new(&self.sessions);
+        for hand_out in self.out.hand_outs.drain(..) {
+            let to = (hand_out.consumer, hand_out.frame.envelope.priority());
+            self.counters.delivery_latency.record(waited(&hand_out.frame.stamp), 1);
+            chunks.add(to, delivery(hand_out));
         }
-        drop(hand_outs);
+        for passed in self.out.passed_on.drain(..) {
+            let (frames, to) = (
+                passed.run.frames() as u64,
+                (passed.consumer, passed.run.envelope().priority()),
+            );
+            self.counters.delivery_latency.record(waited(&passed.run.stamp), frames);
+            let PassedOn { run, queue, .. } = passed;
+            chunks.add(to, Piece::Run { run, queue });
+        }
+        chunks.push();
         for (consumer, waiting) in self.out.credited.drain(..) {
             let session = SessionId(consumer.0);
             let waiting = waiting
@@ -702,15 +716,55 @@ fn log_given_up(shard: ShardId, given_up: &GivenUp) {
     }
 }
 
-fn delivery(hand_out: HandOut) -> Delivery {
+fn delivery(hand_out: HandOut) -> Piece {
     let HandOut {
-        lease, frame, queue, ..
-    } = hand_out;
-    let shard = queue.home_shard();
-    Delivery {
-        id: lease.map(|(seq, lease)| DeliveryId { shard, seq, lease }),
+        lease: (seq, lease),
         frame,
         queue,
+        ..
+    } = hand_out;
+    let shard = queue.home_shard();
+    Piece::One(Delivery {
+        id: Some(DeliveryId { shard, seq, lease }),
+        frame,
+        queue,
+    })
+}
+
+/// Gathers what goes into lanes.
+struct Chunks<'a> {
+    sessions: &'a HashMap<ConsumerId, Attached>,
+    to: Option<(ConsumerId, Priority)>,
+    pieces: Vec<Piece>,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(sessions: &'a HashMap<ConsumerId, Attached>) -> Self {
+        Self {
+            sessions,
+            to: None,
+            pieces: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, to: (ConsumerId, Priority), piece: Piece) {
+        if self.to != Some(to) {
+            self.push();
+            self.to = Some(to);
+        }
+        self.pieces.push(piece);
+    }
+
+    /// The chunk goes even where its session does not: it detached in this very step, which brought back what was leased to it, and the
+    /// next session must not get it. A closed lane takes nothing either: its session is about to detach.
+    fn push(&mut self) {
+        let chunk = Chunk(std::mem::take(&mut self.pieces));
+        let Some((consumer, priority)) = self.to.take() else {
+            return;
+        };
+        if let Some(attached) = self.sessions.get(&consumer) {
+            attached.core.push(priority, chunk);
+        }
     }
 }
 
@@ -727,11 +781,9 @@ fn refusal(verdict: &Verdict, address: Address) -> FabricError {
 }
 
 /// Policy at delivery: whether a session's agent may receive what was sent to an address (G10).
-fn may_receive(policy: &dyn Policy) -> impl Fn(&Consumer, &Frame) -> bool + '_ {
-    |consumer, frame| {
-        let action = Action::Receive {
-            to: frame.envelope.to(),
-        };
+fn may_receive(policy: &dyn Policy) -> impl Fn(&Consumer, &Envelope) -> bool + '_ {
+    |consumer, envelope| {
+        let action = Action::Receive { to: envelope.to() };
         policy.decide(consumer.agent.as_str(), action) == Decision::Allow
     }
 }

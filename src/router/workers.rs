@@ -23,10 +23,13 @@ use super::{
     worker::Shards,
 };
 use crate::{
-    delivery::{Copies, Lease, Nack, Publish, QueueKind},
-    frame::{Address, AgentId, Frame, Priority, Seq, ShardId},
+    delivery::{Copies, Lease, Nack, Pass, PassedRelay, Publish, QueueKind},
+    frame::{Address, AgentId, Envelope, Frame, Priority, Seq, ShardId},
     queue::{self, BatchError, PushError, Weigh},
 };
+
+/// Control messages that wait for a worker before copies of QoS 0 fan-outs are dropped: what one worker may owe another.
+pub(super) const PASSED_RELAYS_MAX: usize = 4_096;
 
 /// What comes through a worker's inbox: bounded, by priority.
 #[derive(Debug)]
@@ -41,11 +44,64 @@ pub(super) enum Command {
     },
 }
 
-/// A message for a shard of the worker.
+/// Messages for a shard of the worker.
 #[derive(Debug)]
 pub(super) struct Inbound {
     pub shard: ShardId,
-    pub publish: Publish<Ask>,
+    pub intake: Intake,
+}
+
+/// What a shard takes in.
+#[derive(Debug)]
+pub(super) enum Intake {
+    /// QoS 1 and 2. Boxed: a batch is moved several times on its way, and this is a few hundred bytes.
+    Keep(Box<Publish<Ask>>),
+    /// QoS 0.
+    Pass(Pass<Ask>),
+}
+
+impl Intake {
+    pub fn set_answer(&mut self, ask: Ask) {
+        match self {
+            Self::Keep(publish) => publish.answer = Some(ask),
+            Self::Pass(pass) => pass.answer = Some(ask),
+        }
+    }
+
+    pub fn into_answer(self) -> Option<Ask> {
+        match self {
+            Self::Keep(publish) => publish.answer,
+            Self::Pass(pass) => pass.answer,
+        }
+    }
+
+    pub fn envelope(&self) -> &Envelope {
+        match self {
+            Self::Keep(publish) => &publish.frame.envelope,
+            Self::Pass(pass) => pass.run.envelope(),
+        }
+    }
+
+    pub fn body_bytes(&self) -> usize {
+        match self {
+            Self::Keep(publish) => publish.frame.body.len(),
+            Self::Pass(pass) => pass.run.body_bytes(),
+        }
+    }
+
+    pub fn frames(&self) -> usize {
+        match self {
+            Self::Keep(_) => 1,
+            Self::Pass(pass) => pass.run.frames(),
+        }
+    }
+
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Keep(publish) => publish.frame.encoded_len(),
+            Self::Pass(pass) => pass.run.weight_bytes(),
+        }
+    }
 }
 
 /// An acknowledgement (`nack` is `None`) or a refusal.
@@ -62,7 +118,7 @@ pub(super) struct SettleCommand {
 impl Weigh for Command {
     fn weight_bytes(&self) -> usize {
         match self {
-            Self::Publish(batch) => batch.iter().map(|inbound| inbound.publish.frame.encoded_len()).sum(),
+            Self::Publish(batch) => batch.iter().map(|inbound| inbound.intake.weight_bytes()).sum(),
             Self::Settle(batch) => batch.len() * size_of::<SettleCommand>(),
             Self::Detach { .. } => 0,
         }
@@ -71,7 +127,7 @@ impl Weigh for Command {
     /// Frames, and what is as many words to a shard.
     fn parts(&self) -> usize {
         match self {
-            Self::Publish(batch) => batch.len(),
+            Self::Publish(batch) => batch.iter().map(|inbound| inbound.intake.frames()).sum(),
             Self::Settle(batch) => batch.len(),
             Self::Detach { .. } => 1,
         }
@@ -116,6 +172,8 @@ pub(super) enum Control {
         shard: ShardId,
         copies: Box<Copies>,
     },
+    /// QoS 0 copies; beyond [`PASSED_RELAYS_MAX`] control messages they are dropped.
+    PassedRelay(Box<PassedRelay>),
     RelayDone {
         shard: ShardId,
         seq: Seq,

@@ -3,14 +3,14 @@
 //! The generated type would copy every text of the envelope into a `String` first, about six allocations a delivery, only
 //! for the encoder to copy them again. The wire form is the generated one's, held to it by a property test.
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message as _,
     encoding::{self, DecodeContext, WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 
 use super::{convert::outgoing, v1};
-use crate::frame::{Envelope, Frame, Priority};
+use crate::frame::{Envelope, Frame, Priority, Stamp};
 
 /// Tags of `Delivery`.
 const ID: u32 = 1;
@@ -40,8 +40,8 @@ pub enum Content {
     Missing,
     /// To be encoded, with the length of its encoded form: every message around it asks for that again.
     Frame(Frame, usize),
-    /// As it was decoded.
-    Message(Box<v1::Message>),
+    /// The bytes of a `weft.v1.Message`: as they came in, unread, or one of a run's ([`super::messages_of`]).
+    Encoded(Bytes),
 }
 
 impl Delivery {
@@ -53,12 +53,21 @@ impl Delivery {
         self
     }
 
-    /// The message, as it was decoded; `None` where the sender left it out.
-    pub fn into_message(self) -> Option<v1::Message> {
+    /// Bytes of the message, encoded.
+    pub fn message_bytes(&self) -> usize {
+        match &self.message {
+            Content::Missing => 0,
+            Content::Frame(_, bytes) => *bytes,
+            Content::Encoded(bytes) => bytes.len(),
+        }
+    }
+
+    /// The message, decoded; `None` where the sender left it out.
+    pub fn into_message(self) -> Result<Option<v1::Message>, DecodeError> {
         match self.message {
-            Content::Missing => None,
-            Content::Frame(frame, _) => Some(outgoing(&frame)),
-            Content::Message(message) => Some(*message),
+            Content::Missing => Ok(None),
+            Content::Frame(frame, _) => Ok(Some(outgoing(&frame))),
+            Content::Encoded(bytes) => v1::Message::decode(bytes).map(Some),
         }
     }
 }
@@ -85,7 +94,11 @@ impl prost::Message for Delivery {
         put_slice(QUEUE, self.queue.as_bytes(), into);
         match &self.message {
             Content::Missing => {}
-            Content::Message(message) => encoding::message::encode(MESSAGE, &**message, into),
+            Content::Encoded(bytes) => {
+                encode_key(MESSAGE, WireType::LengthDelimited, into);
+                encode_varint(bytes.len() as u64, into);
+                into.put_slice(bytes);
+            }
             Content::Frame(frame, bytes) => {
                 encode_key(MESSAGE, WireType::LengthDelimited, into);
                 encode_varint(*bytes as u64, into);
@@ -103,7 +116,7 @@ impl prost::Message for Delivery {
         let redelivered = if self.redelivered { key_len(REDELIVERED) + 1 } else { 0 };
         let message = match &self.message {
             Content::Missing => 0,
-            Content::Message(message) => encoding::message::encoded_len(MESSAGE, &**message),
+            Content::Encoded(bytes) => delimited_len(MESSAGE, bytes.len()),
             Content::Frame(_, bytes) => delimited_len(MESSAGE, *bytes),
         };
         let times = number_len(ACCEPTED_AT, self.accepted_at_ms) + number_len(EXPIRES_AT, self.expires_at_ms);
@@ -125,12 +138,14 @@ impl prost::Message for Delivery {
             EXPIRES_AT => encoding::uint64::merge(wire_type, &mut self.expires_at_ms, from, context),
             QUEUE => encoding::string::merge(wire_type, &mut self.queue, from, context),
             MESSAGE => {
-                let so_far = std::mem::take(self).into_parts();
-                let mut message = so_far.1.unwrap_or_default();
-                *self = so_far.0;
-                let merged = encoding::message::merge(wire_type, &mut message, from, context);
-                self.message = Content::Message(Box::new(message));
-                merged
+                let mut bytes = Bytes::new();
+                encoding::bytes::merge(wire_type, &mut bytes, from, context)?;
+                // A field that stands twice counts as both, one behind the other.
+                self.message = match std::mem::take(&mut self.message) {
+                    Content::Encoded(before) => Content::Encoded([before, bytes].concat().into()),
+                    Content::Missing | Content::Frame(..) => Content::Encoded(bytes),
+                };
+                Ok(())
             }
             _ => encoding::skip_field(wire_type, tag, from, context),
         }
@@ -141,29 +156,14 @@ impl prost::Message for Delivery {
     }
 }
 
-impl Delivery {
-    /// All but the message, and the message.
-    fn into_parts(mut self) -> (Self, Option<v1::Message>) {
-        let message = Self {
-            message: std::mem::take(&mut self.message),
-            ..Self::default()
-        };
-        (self, message.into_message())
-    }
-}
-
 // --- a frame as `weft.v1.Message` ------------------------------------------------------------------------------------
 
 /// Bytes of a `traceparent`: version, trace id, span id and flags in hexadecimal, with dashes.
 const TRACEPARENT_BYTES: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
 
-/// The texts and slices of an envelope up to its headers, under their tags in `Message`.
-fn slices(envelope: &Envelope) -> [(u32, &[u8]); 3] {
-    [
-        (1, envelope.id().as_bytes()),
-        (2, envelope.from().as_bytes()),
-        (3, envelope.to().as_bytes()),
-    ]
+/// The texts of an envelope between its id and its numbers, under their tags in `Message`.
+fn slices(envelope: &Envelope) -> [(u32, &[u8]); 2] {
+    [(2, envelope.from().as_bytes()), (3, envelope.to().as_bytes())]
 }
 
 fn numbers(envelope: &Envelope) -> [(u32, u64); 3] {
@@ -202,6 +202,7 @@ fn frame_len(frame: &Frame) -> usize {
     let envelope = &frame.envelope;
     let slices = slices(envelope).into_iter().chain(more_slices(envelope));
     let texts: usize = slices.map(|(tag, bytes)| slice_len(tag, bytes)).sum();
+    let texts = texts + slice_len(1, envelope.id().as_bytes());
     let numbers: usize = numbers(envelope).into_iter().map(|(tag, n)| number_len(tag, n)).sum();
     let required = if envelope.is_protocol_required() {
         key_len(PROTOCOL_REQUIRED) + 1
@@ -220,7 +221,22 @@ fn frame_len(frame: &Frame) -> usize {
 }
 
 fn put_frame(frame: &Frame, into: &mut impl BufMut) {
-    let envelope = &frame.envelope;
+    put_id(frame.envelope.id(), into);
+    put_middle(&frame.envelope, into);
+    put_body(&frame.body, into);
+    put_trace(&frame.stamp, into);
+}
+
+pub(super) fn put_id(id: &str, into: &mut impl BufMut) {
+    put_slice(1, id.as_bytes(), into);
+}
+
+pub(super) fn put_body(body: &[u8], into: &mut impl BufMut) {
+    put_slice(BODY, body, into);
+}
+
+/// What stands between id and body.
+pub(super) fn put_middle(envelope: &Envelope, into: &mut impl BufMut) {
     for (tag, bytes) in slices(envelope) {
         put_slice(tag, bytes, into);
     }
@@ -239,8 +255,11 @@ fn put_frame(frame: &Frame, into: &mut impl BufMut) {
         put_slice(1, header.0.as_bytes(), into);
         put_slice(2, header.1.as_bytes(), into);
     }
-    put_slice(BODY, &frame.body, into);
-    if let Some(traceparent) = frame.stamp.trace.to_traceparent() {
+}
+
+/// What stands behind the body.
+pub(super) fn put_trace(stamp: &Stamp, into: &mut impl BufMut) {
+    if let Some(traceparent) = stamp.trace.to_traceparent() {
         put_slice(TRACEPARENT, traceparent.as_bytes(), into);
     }
 }
@@ -284,7 +303,6 @@ fn put_number(tag: u32, number: u64, into: &mut impl BufMut) {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -387,12 +405,14 @@ mod tests {
             prop_assert_eq!(&bytes, &generated.encode_to_vec());
             let read = Delivery::decode(&bytes[..]).unwrap();
             prop_assert_eq!(&read, &by_hand);
-            prop_assert_eq!(read.into_message(), generated.message);
+            prop_assert_eq!(read.into_message().unwrap(), generated.message);
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Delivery::decode(&bytes[..]);
+            if let Ok(read) = Delivery::decode(&bytes[..]) {
+                let _ = read.into_message();
+            }
         }
     }
 
@@ -407,7 +427,11 @@ mod tests {
         };
         let frame = incoming(Parcel::Message(message), None, || unreachable!("it has an id")).unwrap();
         let bytes = Bytes::from(Delivery::default().with_frame(frame).encode_to_vec());
-        let read = Delivery::decode(bytes.clone()).unwrap().into_message().unwrap();
+        let read = Delivery::decode(bytes.clone())
+            .unwrap()
+            .into_message()
+            .unwrap()
+            .unwrap();
         assert!(
             bytes.as_ptr_range().contains(&read.body.as_ptr()),
             "the body was copied"

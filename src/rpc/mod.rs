@@ -6,9 +6,11 @@
 pub mod convert;
 mod delivery;
 pub mod health;
+mod run;
 mod send;
 
 pub use delivery::{Content, Delivery};
+pub use run::{Gatherer, messages_of};
 pub use send::{Parcel, SendFrame};
 
 /// The generated code of `proto/weft/v1`.

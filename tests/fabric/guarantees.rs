@@ -315,7 +315,7 @@ async fn g11_a_workers_inbox_takes_so_many_frames_however_they_are_batched_and_a
     let frame = |tag: u64| {
         let envelope = draft(&fabric, "alice", "agent:bob").archive().unwrap();
         let body = Bytes::from(tag.to_string());
-        (Some(tag), weft::frame::Frame::new(envelope, body).unwrap())
+        Sending::one(tag, weft::frame::Frame::new(envelope, body).unwrap(), true)
     };
     let mut batch: Vec<_> = (0..25).map(frame).collect();
     assert!(

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use quinn::{ApplicationClose, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use weft::{
-    frame::{AgentId, Draft, Frame, batch, limits::BATCH_BYTES_MAX},
+    frame::{
+        AgentId, Draft, Frame,
+        batch::{self, Part},
+        limits::BATCH_BYTES_MAX,
+    },
     native::{
         Close, STREAM_CONTROL,
         control::{self, Attach, FRAME_BYTES_MAX, ResumeKey, Switch, ToClient, ToNode, Welcome},
@@ -139,7 +143,11 @@ impl Raw {
         let reader = self.deliveries.as_mut().expect("it was opened above");
         let mut batch = within(reader.next()).await.unwrap().unwrap();
         let mut bodies = Vec::new();
-        batch::decode(&mut batch, |item| bodies.push((item.frame.body, item.mark))).unwrap();
+        batch::decode(&mut batch, |part| match part {
+            Part::Frame(item) => bodies.push((item.frame.body, item.mark)),
+            Part::Run { run, .. } => bodies.extend(run.iter().map(|frame| (frame.body, None))),
+        })
+        .unwrap();
         bodies
     }
 }

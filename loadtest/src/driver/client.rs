@@ -98,6 +98,16 @@ impl ClientSender {
         handle.await.map(|_| Answer::Done).map_err(|error| error.to_string())
     }
 
+    pub async fn send_run(
+        &mut self,
+        message: Outgoing<'_>,
+        bodies: impl Iterator<Item = &[u8]>,
+    ) -> Result<(), Failure> {
+        let template = Message::new(message.to).qos(message.qos).priority(message.priority);
+        let sent = self.0.send_run(template, bodies).await;
+        sent.map_err(|error| error.to_string())
+    }
+
     pub async fn close(self, patience: Duration) {
         // What is unanswered after this long shows as lost.
         let _ = self.0.close(patience).await;

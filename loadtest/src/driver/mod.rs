@@ -168,6 +168,29 @@ impl Sender {
         }
     }
 
+    /// True where many messages at once cost less than as many one by one.
+    pub fn sends_runs(&self) -> bool {
+        matches!(self, Self::Client(_))
+    }
+
+    /// Sends QoS 0 messages that differ in nothing but their bodies.
+    pub async fn send_run(
+        &mut self,
+        message: Outgoing<'_>,
+        bodies: impl Iterator<Item = &[u8]>,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Client(sender) => sender.send_run(message, bodies).await,
+            Self::Websocket(_) | Self::Http(_) => {
+                for body in bodies {
+                    let body = Bytes::copy_from_slice(body);
+                    self.send(Outgoing { body, ..message }).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// Writes what is queued.
     pub async fn flush(&mut self) -> Result<(), Failure> {
         match self {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use weft::frame::Qos;
 
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// Sends between two looks at the gate, at most.
-const BATCH_MAX: u64 = 64;
+const BATCH_MAX: u64 = 256;
 /// Unanswered messages of an open loop, at most; beyond it the producer waits, and its messages' latencies say so.
 const OPEN_UNANSWERED_MAX: usize = 8_192;
 /// How long the last messages may take to be written and answered.
@@ -76,6 +77,7 @@ pub async fn produce(shared: Arc<Shared>, index: usize, sender: Option<Sender>) 
         refused: 0,
         answers,
         sender,
+        bodies: Vec::new(),
         body: vec![b'.'; shared.plan.body_bytes.max(crate::head::HEAD_BYTES)],
         shared: shared.clone(),
     };
@@ -106,6 +108,8 @@ struct Producer {
     index: usize,
     sender: Sender,
     body: Vec<u8>,
+    /// Those of a run, one behind the other; kept for its memory.
+    bodies: Vec<u8>,
     sent: u64,
     refused: u64,
     answers: mpsc::Sender<(u64, Answer)>,
@@ -138,11 +142,8 @@ impl Producer {
                 continue;
             }
             let claimed = shared.claim(room);
-            for _ in 0..claimed {
-                let now = shared.clock.now_ns();
-                if matches!(self.send(now).await, Next::End) {
-                    return;
-                }
+            if matches!(self.send_all(claimed, |_| shared.clock.now_ns()).await, Next::End) {
+                return;
             }
             if claimed == 0 || self.sender.flush().await.is_err() {
                 return;
@@ -164,10 +165,11 @@ impl Producer {
             if self.sent + claimed < due {
                 return;
             }
-            for _ in 0..claimed {
-                if matches!(self.send(schedule.due_at(self.sent)).await, Next::End) {
-                    return;
-                }
+            if matches!(
+                self.send_all(claimed, |number| schedule.due_at(number)).await,
+                Next::End
+            ) {
+                return;
             }
             if self.sender.flush().await.is_err() || now >= shared.end_ns {
                 return;
@@ -176,16 +178,75 @@ impl Producer {
         }
     }
 
-    async fn send(&mut self, intended_ns: u64) -> Next {
+    /// Sends so many messages, each intended for a time of its own.
+    async fn send_all(&mut self, messages: u64, intended_ns: impl Fn(u64) -> u64) -> Next {
+        if self.sender.sends_runs() && !Qos::from(self.shared.plan.quality).is_durable() {
+            let mut left = messages;
+            while left > 0 {
+                let some = left.min(BATCH_MAX);
+                if matches!(self.send_run(some, &intended_ns).await, Next::End) {
+                    return Next::End;
+                }
+                left -= some;
+            }
+            return Next::Go;
+        }
+        for _ in 0..messages {
+            if matches!(self.send(intended_ns(self.sent)).await, Next::End) {
+                return Next::End;
+            }
+        }
+        Next::Go
+    }
+
+    async fn send_run(&mut self, messages: u64, intended_ns: impl Fn(u64) -> u64) -> Next {
         let shared = self.shared.clone();
         let plan = &shared.layout.producers[self.index];
+        self.bodies.clear();
+        for _ in 0..messages {
+            self.write_body(intended_ns(self.sent));
+            self.bodies.extend_from_slice(&self.body);
+            self.sent += 1;
+        }
+        let outgoing = Outgoing {
+            to: &plan.to,
+            body: Bytes::new(),
+            qos: shared.plan.quality.into(),
+            priority: plan.priority,
+        };
+        let bodies = self.bodies.chunks(self.body.len());
+        match self.sender.send_run(outgoing, bodies).await {
+            Ok(()) => Next::Go,
+            Err(error) => self.refuse(messages, error),
+        }
+    }
+
+    fn write_body(&mut self, intended_ns: u64) {
         let head = Head {
-            run: shared.layout.run,
+            run: self.shared.layout.run,
             producer: u32::try_from(self.index).unwrap_or(u32::MAX),
             number: self.sent,
             intended_ns,
         };
         head.write(&mut self.body);
+    }
+
+    fn refuse(&mut self, messages: u64, error: Failure) -> Next {
+        self.refused += messages;
+        self.shared.fail(error);
+        (0..messages).for_each(|_| self.shared.gates[self.index].answered());
+        // A session that is over refuses everything; the stall of a closed loop ends it as well.
+        if self.refused > BATCH_MAX && self.refused == self.sent {
+            Next::End
+        } else {
+            Next::Go
+        }
+    }
+
+    async fn send(&mut self, intended_ns: u64) -> Next {
+        let shared = self.shared.clone();
+        let plan = &shared.layout.producers[self.index];
+        self.write_body(intended_ns);
         let outgoing = Outgoing {
             to: &plan.to,
             body: self.body.clone().into(),
@@ -202,17 +263,7 @@ impl Producer {
                 Next::Go
             }
             Ok(answer) => self.ask(intended_ns, answer).await,
-            Err(error) => {
-                self.refused += 1;
-                shared.fail(error);
-                shared.gates[self.index].answered();
-                // A session that is over refuses everything; the stall of a closed loop ends it as well.
-                if self.refused > BATCH_MAX && self.refused == self.sent {
-                    Next::End
-                } else {
-                    Next::Go
-                }
-            }
+            Err(error) => self.refuse(1, error),
         }
     }
 

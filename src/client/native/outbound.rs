@@ -11,9 +11,12 @@ use bytes::Bytes;
 
 use super::words;
 use crate::{
-    client::session::{Outbound, Shared},
+    client::{
+        problem::{wrong, wrong_field},
+        session::{Next, Outbound, Shared},
+    },
     frame::{
-        AgentId, EnvelopeError, Frame, Priority,
+        AgentId, Frame, Priority, Run,
         batch::{Compression, Packer},
     },
     native::{
@@ -21,8 +24,7 @@ use crate::{
         lanes::{LaneError, Lanes},
     },
     rpc::{
-        BATCH_BYTES, Parcel, SendFrame,
-        convert::{self, FieldError, IncomingError},
+        BATCH_BYTES, Parcel, SendFrame, convert,
         v1::{self, client_frame},
     },
 };
@@ -30,6 +32,9 @@ use crate::{
 /// Bytes of a batch beside bodies, for each frame and for its first envelope: what its buffer is sized by.
 const FRAME_OVERHEAD_BYTES: usize = 24;
 const BATCH_OVERHEAD_BYTES: usize = 512;
+
+/// What the buffer of a batch begins with whose run's entries stand apart, in bytes.
+const RUN_ALONE_BYTES: usize = 512;
 
 /// Writes until the session is closed and everything is written, the connection is over, or another took over.
 pub(in crate::client) async fn write(outbound: Outbound, lanes: Lanes, resume: ResumeKey, compression: Compression) {
@@ -84,16 +89,17 @@ impl Writer {
 
     fn gather(&mut self, context: &mut Context<'_>) -> Gathered {
         while self.lanes.has_room() {
-            match self.outbound.poll_frame(context) {
+            match self.outbound.poll_next_of_all(context) {
                 Poll::Pending => return Gathered::All,
                 Poll::Ready(None) => return Gathered::Last,
-                Poll::Ready(Some(client_frame::Frame::Send(send))) => {
+                Poll::Ready(Some(Next::Run(run))) => self.packing.pack_run(&run, &mut self.lanes),
+                Poll::Ready(Some(Next::Frame(client_frame::Frame::Send(send)))) => {
                     let refused = self.packing.pack(send, &mut self.lanes);
                     if !refused.is_empty() {
                         self.shared.answer(refused);
                     }
                 }
-                Poll::Ready(Some(other)) => {
+                Poll::Ready(Some(Next::Frame(other))) => {
                     if let Some(frame) = words::to_node(other, self.resume) {
                         self.lanes.control(&frame);
                     }
@@ -173,6 +179,14 @@ impl Packing {
         refused
     }
 
+    /// Packs a run: as a batch of its own, which is as long as batches get.
+    fn pack_run(&mut self, run: &Run, lanes: &mut Lanes) {
+        let mut packer = Packer::with_capacity(RUN_ALONE_BYTES);
+        packer.push_run(run, "");
+        packer.finish(0, self.compression, &mut self.parts);
+        lanes.batch(run.envelope().priority(), &mut self.parts);
+    }
+
     fn add(&mut self, tag: u64, message: v1::Message, capacity: usize, lanes: &mut Lanes) -> Result<(), v1::Problem> {
         let priority = convert::priority(message.priority).map_err(wrong_field)?;
         if !self.lanes[priority.index()].takes(tag) {
@@ -238,61 +252,4 @@ fn frame(message: v1::Message, agent: &AgentId) -> Result<(Frame, v1::Message), 
     let made = || unreachable!("every message of this client has an id");
     let frame = convert::incoming(Parcel::Message(message), Some(agent), made).map_err(wrong)?;
     Ok((frame, template))
-}
-
-// What the node would have answered.
-
-fn wrong(error: IncomingError) -> v1::Problem {
-    match error {
-        IncomingError::Field(error) => wrong_field(error),
-        IncomingError::Envelope(error) => wrong_envelope(&error),
-        IncomingError::Malformed(_) => wrong_field(FieldError::new("message", error)),
-        IncomingError::BodyTooLarge { .. } => wrong_body(&error),
-    }
-}
-
-fn wrong_field(error: FieldError) -> v1::Problem {
-    v1::Problem {
-        field: error.field.into(),
-        ..problem(
-            "WEFT-1000",
-            "Invalid request",
-            error.to_string(),
-            tonic::Code::InvalidArgument,
-        )
-    }
-}
-
-fn wrong_envelope(error: &EnvelopeError) -> v1::Problem {
-    v1::Problem {
-        field: "headers".into(),
-        ..problem(
-            "WEFT-1001",
-            "Invalid message",
-            error.to_string(),
-            tonic::Code::InvalidArgument,
-        )
-    }
-}
-
-fn wrong_body(error: &IncomingError) -> v1::Problem {
-    v1::Problem {
-        field: "body".into(),
-        ..problem(
-            "WEFT-1300",
-            "Body too large",
-            error.to_string(),
-            tonic::Code::ResourceExhausted,
-        )
-    }
-}
-
-fn problem(code: &str, title: &str, detail: String, status: tonic::Code) -> v1::Problem {
-    v1::Problem {
-        code: code.into(),
-        title: title.into(),
-        detail,
-        grpc_code: u32::try_from(i32::from(status)).unwrap_or_default(),
-        ..Default::default()
-    }
 }

@@ -12,21 +12,25 @@ use uuid::Uuid;
 
 use super::{
     Inbox, Reconnect, SessionOptions, SessionState,
+    arrivals::{Arrival, Arrivals, RunArrival},
     outbound::{Outbound, RESUBSCRIBE_TAG},
     shared::{Shared, settler},
 };
 use crate::{
     client::{
-        Client, Delivery, Error,
+        Client, Delivery, Error, Received,
         native::{
             self,
             inbound::{self, Incoming},
         },
         settle::Settler,
     },
-    frame::{AgentId, batch},
+    frame::{
+        AgentId,
+        batch::{self, Part},
+    },
     rpc::{
-        self, BATCH_MESSAGES, ITEM_MESSAGES_MAX,
+        self, BATCH_MESSAGES, Gatherer, ITEM_MESSAGES_MAX, Parcel,
         v1::{self, ServerFrame, server_frame::Frame},
     },
     time::monotonic,
@@ -42,29 +46,29 @@ const RESEND_AGE_MAX: Duration = Duration::from_secs(9 * 60);
 const STALL_CHECK: Duration = Duration::from_millis(20);
 
 /// What a session's caller needs: the shared state, its driver and the deliveries.
-pub(super) type Opened = ((Arc<Shared>, JoinHandle<()>), flume::Receiver<Delivery>);
+pub(super) type Opened = ((Arc<Shared>, JoinHandle<()>), Arc<Arrivals>);
 
 /// Makes the first connection and starts the driver.
 pub(super) async fn open(client: Client, agent: AgentId, options: SessionOptions) -> Result<Opened, Error> {
     options.check()?;
     // Acknowledged ones are bounded by the window; twice that, as a reconnect may find the old ones still there.
     let capacity = UNSETTLED_DELIVERIES_MAX + 2 * options.window_messages as usize;
-    let (deliveries, receiver) = flume::bounded(capacity.min(1 << 20));
+    let arrivals = Arc::new(Arrivals::new(capacity));
     let shared = Arc::new(Shared::new(agent, options));
     let driver = Driver {
         client,
         shared: Arc::clone(&shared),
-        deliveries,
+        arrivals: Arc::clone(&arrivals),
     };
     let connection = driver.connect().await?;
     let task = tokio::spawn(driver.run(connection));
-    Ok(((shared, task), receiver))
+    Ok(((shared, task), arrivals))
 }
 
 struct Driver {
     client: Client,
     shared: Arc<Shared>,
-    deliveries: flume::Sender<Delivery>,
+    arrivals: Arc<Arrivals>,
 }
 
 struct Connection {
@@ -112,17 +116,18 @@ enum End {
 }
 
 /// Closes the session for its callers however the driver ends: by itself, aborted or by a panic.
-struct Finish(Arc<Shared>);
+struct Finish(Arc<Shared>, Arc<Arrivals>);
 
 impl Drop for Finish {
     fn drop(&mut self) {
         self.0.finish("its owner closed it");
+        self.1.close();
     }
 }
 
 impl Driver {
     async fn run(self, mut connection: Connection) {
-        let finish = Finish(Arc::clone(&self.shared));
+        let finish = Finish(Arc::clone(&self.shared), Arc::clone(&self.arrivals));
         loop {
             let reason = match self.read(&mut connection).await {
                 End::Closed { reason } => reason,
@@ -260,16 +265,26 @@ impl Driver {
     }
 
     async fn unpack(&self, mut bytes: Bytes, settler: &Settler, epoch: u64) -> Result<(), End> {
-        let mut deliveries = Vec::new();
-        let decoded = batch::decode(&mut bytes, |item| {
-            deliveries.push(Delivery::of_item(item, settler.clone()))
+        let mut arrivals = Vec::new();
+        let decoded = batch::decode(&mut bytes, |part| {
+            arrivals.push(match part {
+                Part::Frame(item) => {
+                    let delivery = Delivery::of_frame(item.frame, item.mark, item.queue, settler.clone());
+                    Arrival::One(Box::new(delivery))
+                }
+                Part::Run { run, queue } => Arrival::Run(Box::new(RunArrival {
+                    run,
+                    queue: queue.into(),
+                    settler: settler.clone(),
+                })),
+            });
         });
-        decoded.map_err(|error| End::Closed {
+        let count = decoded.map_err(|error| End::Closed {
             reason: Error::protocol(error.to_string()).to_string(),
         })?;
-        self.shared.counters.received(deliveries.len());
-        for delivery in deliveries {
-            self.take(delivery, epoch).await?;
+        self.shared.counters.received(count);
+        for arrival in arrivals {
+            self.take(arrival, epoch).await;
         }
         Ok(())
     }
@@ -306,50 +321,112 @@ impl Driver {
 
     async fn deliver(&self, deliveries: Vec<rpc::Delivery>, settler: &Settler, epoch: u64) -> Result<(), End> {
         self.shared.counters.received(deliveries.len());
+        let mut unpacking = Unpacking::new(settler, deliveries.len());
         for delivery in deliveries {
-            let delivery = Delivery::new(delivery, settler.clone()).map_err(|error| End::Closed {
+            let arrivals = unpacking.add(delivery).map_err(|error| End::Closed {
                 reason: error.to_string(),
             })?;
-            self.take(delivery, epoch).await?;
+            for arrival in arrivals.into_iter().flatten() {
+                self.take(arrival, epoch).await;
+            }
+        }
+        if let Some(run) = unpacking.finish() {
+            self.take(run, epoch).await;
         }
         Ok(())
     }
 
-    async fn take(&self, delivery: Delivery, epoch: u64) -> Result<(), End> {
-        match self.shared.reply_waiter(delivery.correlation()) {
+    async fn take(&self, arrival: Arrival, epoch: u64) {
+        let waiter = self.shared.reply_waiter(arrival.correlation());
+        let (first, rest) = match waiter {
             Some(waiter) => {
-                if let Some(id) = delivery.delivery_id() {
-                    self.shared.try_ack(epoch, id);
-                }
-                // The caller may have run out of patience; then the reply has nobody left.
-                let _ = waiter.send(delivery.into_message());
-                Ok(())
+                let (first, rest) = arrival.split_first();
+                (Some((waiter, first)), rest)
             }
-            None => self.hand_over(delivery).await,
+            None => (None, Some(arrival)),
+        };
+        if let Some((waiter, delivery)) = first {
+            if let Some(id) = delivery.delivery_id() {
+                self.shared.try_ack(epoch, id);
+            }
+            // The caller may have run out of patience; then the reply has nobody left.
+            let _ = waiter.send(delivery.into_message());
+        }
+        if let Some(rest) = rest {
+            self.hand_over(rest).await;
         }
     }
 
-    /// Waits for room, which holds back the server. Only where answers are awaited too, which come by this same reader, is
-    /// a QoS 0 delivery dropped instead: the caller might wait for the answer before it receives again.
-    async fn hand_over(&self, delivery: Delivery) -> Result<(), End> {
-        let mut delivery = delivery;
-        loop {
-            delivery = match self.deliveries.try_send(delivery) {
-                Ok(()) => return Ok(()),
-                Err(flume::TrySendError::Disconnected(_)) => {
-                    return Err(End::Closed {
-                        reason: "its owner closed it".into(),
-                    });
-                }
-                Err(flume::TrySendError::Full(delivery)) => delivery,
-            };
+    /// Waits for room, which holds back the server. Only where answers are awaited too, which come by this same reader, are
+    /// QoS 0 deliveries dropped instead: the caller might wait for the answer before it receives again.
+    async fn hand_over(&self, arrival: Arrival) {
+        let mut arrival = arrival;
+        while let Err(refused) = self.arrivals.try_push(arrival) {
             let awaited = !self.shared.is_drained();
-            if awaited && delivery.delivery_id().is_none() {
-                self.shared.counters.received_dropped();
-                return Ok(());
+            if awaited && refused.is_unsettled() {
+                return self.shared.counters.received_dropped(refused.messages());
             }
-            sleep(STALL_CHECK).await;
+            arrival = refused;
+            // Answers may be awaited by the next look.
+            let _ = timeout(STALL_CHECK, self.arrivals.room()).await;
         }
+    }
+}
+
+/// Deliveries that came one by one on their way into pieces: QoS 0 messages that are alike make runs, as over QUIC.
+struct Unpacking<'a> {
+    settler: &'a Settler,
+    /// All of the open run's deliveries but the messages, which the gatherer has.
+    open: Option<rpc::Delivery>,
+    gatherer: Gatherer,
+    left: usize,
+}
+
+impl<'a> Unpacking<'a> {
+    fn new(settler: &'a Settler, deliveries: usize) -> Self {
+        Self {
+            settler,
+            open: None,
+            gatherer: Gatherer::default(),
+            left: deliveries,
+        }
+    }
+
+    /// Adds a delivery; returns what is complete with that, in order.
+    fn add(&mut self, mut delivery: rpc::Delivery) -> Result<[Option<Arrival>; 2], Error> {
+        self.left = self.left.saturating_sub(1);
+        let bytes = match &delivery.message {
+            rpc::Content::Encoded(bytes) if delivery.id.is_none() => bytes.clone(),
+            _ => {
+                let one = Delivery::new(delivery, self.settler.clone())?;
+                return Ok([self.finish(), Some(Arrival::One(Box::new(one)))]);
+            }
+        };
+        delivery.message = rpc::Content::Missing;
+        let is_alike = |open: &rpc::Delivery| {
+            (open.accepted_at_ms, open.expires_at_ms) == (delivery.accepted_at_ms, delivery.expires_at_ms)
+                && (open.attempt, open.redelivered) == (delivery.attempt, delivery.redelivered)
+                && open.queue == delivery.queue
+        };
+        if self.open.as_ref().is_some_and(is_alike) && self.gatherer.add(&bytes) {
+            return Ok([None, None]);
+        }
+        let before = self.finish();
+        let received = Received::new(Parcel::Encoded(bytes.clone()))?;
+        let frame = received.into_frame(&delivery);
+        self.gatherer.begin(bytes, frame, self.left);
+        self.open = Some(delivery);
+        Ok([before, None])
+    }
+
+    /// The open run.
+    fn finish(&mut self) -> Option<Arrival> {
+        let (run, open) = (self.gatherer.finish()?, self.open.take()?);
+        Some(Arrival::Run(Box::new(RunArrival {
+            run,
+            queue: open.queue,
+            settler: self.settler.clone(),
+        })))
     }
 }
 

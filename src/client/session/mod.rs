@@ -5,8 +5,10 @@
 //! takes each once. QoS 0 messages are dropped and counted while there is no connection. Deliveries that a lost
 //! connection brought are void: they come again. Start at [`Session`]; `driver` connects, `outbound` is what is written.
 
+mod arrivals;
 mod driver;
 mod outbound;
+mod runs;
 mod shared;
 
 use std::{
@@ -26,7 +28,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub(super) use outbound::Outbound;
+pub(super) use outbound::{Next, Outbound};
 pub(super) use shared::Shared;
 
 use super::{Accepted, Client, Delivery, Error, Message, Received, SettleOutcome};
@@ -34,7 +36,9 @@ use crate::{
     frame::{Address, AgentId, TopicFilter},
     rpc::{convert::FieldError, v1},
 };
-use shared::{Control, Queued};
+use arrivals::{Arrivals, Empty};
+use runs::Runs;
+use shared::{Control, Queued, QueuedMessage};
 
 /// Whether and how a session receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -176,7 +180,7 @@ pub struct Session(Arc<Owner>);
 
 struct Owner {
     shared: Arc<Shared>,
-    deliveries: flume::Receiver<Delivery>,
+    arrivals: Arc<Arrivals>,
     driver: JoinHandle<()>,
 }
 
@@ -220,11 +224,11 @@ impl Future for SendHandle {
 impl Client {
     /// Opens a session of an agent. Fails where the first attempt does; later losses are mended by reconnecting.
     pub async fn session(&self, agent: &AgentId, options: SessionOptions) -> Result<Session, Error> {
-        let (shared, deliveries) = driver::open(self.clone(), agent.clone(), options).await?;
+        let (shared, arrivals) = driver::open(self.clone(), agent.clone(), options).await?;
         let (shared, driver) = shared;
         Ok(Session(Arc::new(Owner {
             shared,
-            deliveries,
+            arrivals,
             driver,
         })))
     }
@@ -251,10 +255,10 @@ impl Session {
         }
         let (waiter, answer) = oneshot::channel();
         shared
-            .enqueue(Queued {
+            .enqueue(Queued::One(Box::new(QueuedMessage {
                 message: message.0,
                 waiter: Some(waiter),
-            })
+            })))
             .await;
         Ok(SendHandle(Handle::Waiting(answer, Arc::clone(shared))))
     }
@@ -266,12 +270,45 @@ impl Session {
             return Ok(SendHandle(Handle::Ready(Some(Err(Error::Dropped)))));
         }
         shared
-            .enqueue(Queued {
+            .enqueue(Queued::One(Box::new(QueuedMessage {
                 message: message.0,
                 waiter: None,
-            })
+            })))
             .await;
         Ok(SendHandle(Handle::Ready(None)))
+    }
+
+    /// Queues many QoS 0 messages that differ in nothing but their bodies, one for each, at a fraction of what as many calls of
+    /// [`Session::send`] cost. What `message` says holds for all of them; each has a fresh id. Bodies are copied. Waits where the
+    /// bounds of what is queued are reached; where it fails or is dropped, messages before are on their way.
+    ///
+    /// Fails where the message is not at most once, where something in it is not well-formed, and with [`Error::Dropped`] where
+    /// there is no connection.
+    pub async fn send_run<B: AsRef<[u8]>>(
+        &self,
+        message: Message,
+        bodies: impl IntoIterator<Item = B>,
+    ) -> Result<(), Error> {
+        let shared = &self.0.shared;
+        shared.check_open()?;
+        if message.is_durable() {
+            let detail = "is not at most once; send each such message by itself, as each has its own answer";
+            return Err(FieldError::new("qos", detail).into());
+        }
+        let mut runs = Runs::new(message, self.agent());
+        for body in bodies {
+            if !shared.is_connected() {
+                shared.counters.dropped(runs.gathered() + 1);
+                return Err(Error::Dropped);
+            }
+            if let Some(run) = runs.add(body.as_ref())? {
+                shared.enqueue_run(run).await;
+            }
+        }
+        if let Some(run) = runs.finish() {
+            shared.enqueue_run(run).await;
+        }
+        Ok(())
     }
 
     /// Sends a message to which another will reply, and waits for the reply. Its reply address and, where it has none, its
@@ -300,27 +337,45 @@ impl Session {
 
     /// Waits for a delivery. [`Error::Closed`] once the session is over and everything received was taken.
     pub async fn recv(&self) -> Result<Delivery, Error> {
+        let Owner { shared, arrivals, .. } = &*self.0;
         loop {
-            let delivery = self.0.deliveries.recv_async().await;
-            let delivery = delivery.map_err(|_| self.0.shared.closed_error())?;
-            if self.0.shared.take(&delivery).await {
-                return Ok(delivery);
+            match arrivals.take_one() {
+                Ok(delivery) => {
+                    arrivals.pass_on();
+                    if shared.take(&delivery).await {
+                        return Ok(delivery);
+                    }
+                }
+                Err(Empty::Closed) => return Err(shared.closed_error()),
+                Err(Empty::Yet) => arrivals.wait().await,
             }
         }
     }
 
     /// Waits for deliveries and appends those that are there, at most `max`; returns how many.
     pub async fn recv_batch(&self, into: &mut Vec<Delivery>, max: usize) -> Result<usize, Error> {
+        let Owner { shared, arrivals, .. } = &*self.0;
         let before = into.len();
-        into.push(self.recv().await?);
-        while into.len() - before < max {
-            match self.0.deliveries.try_recv() {
-                Ok(delivery) if self.0.shared.take(&delivery).await => into.push(delivery),
-                Ok(_void) => {}
-                Err(_) => break,
+        loop {
+            match arrivals.take(into, max.max(1)) {
+                Ok(_) => {
+                    arrivals.pass_on();
+                    let mut at = before;
+                    while let Some(delivery) = into.get(at) {
+                        if delivery.delivery_id().is_none() || shared.take(delivery).await {
+                            at += 1;
+                        } else {
+                            into.remove(at);
+                        }
+                    }
+                    if at > before {
+                        return Ok(at - before);
+                    }
+                }
+                Err(Empty::Closed) => return Err(shared.closed_error()),
+                Err(Empty::Yet) => arrivals.wait().await,
             }
         }
-        Ok(into.len() - before)
     }
 
     /// Acknowledges many deliveries of this session; one outcome each, in order, once they are committed.

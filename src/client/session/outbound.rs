@@ -12,16 +12,18 @@ use tokio_stream::Stream;
 
 use super::{
     Inbox,
-    shared::{Control, Inner, Queued, Shared, Subscribing, Unanswered, Waiter},
+    shared::{Control, Inner, Queued, QueuedMessage, Shared, Subscribing, Unanswered, Waiter},
 };
 use crate::{
     client::{
         Error, Refusal,
         message::{is_durable, millis},
     },
+    frame::Run,
     rpc::{
         BATCH_BYTES, ITEM_MESSAGES_MAX, Parcel, SendFrame,
         convert::priority,
+        messages_of,
         v1::{self, client_frame::Frame},
     },
     time::monotonic,
@@ -45,7 +47,16 @@ pub(in crate::client) struct Outbound {
     /// Messages that a frame takes.
     batch_messages: usize,
     /// Taken out of the queue and not numbered yet; kept for its memory.
-    gathered: Vec<Queued>,
+    gathered: Vec<QueuedMessage>,
+    /// A run that came behind other messages and goes next.
+    held_run: Option<Run>,
+}
+
+/// What goes next.
+#[derive(Debug)]
+pub(in crate::client) enum Next {
+    Frame(Frame),
+    Run(Run),
 }
 
 impl Outbound {
@@ -71,16 +82,19 @@ impl Outbound {
             held: None,
             batch_messages,
             gathered: Vec::new(),
+            held_run: None,
         }
     }
 
-    fn next_frame(&mut self, inner: &mut Inner) -> Option<Frame> {
+    fn next(&mut self, inner: &mut Inner) -> Option<Next> {
         if let Some(frame) = self.ready.pop_front() {
-            return Some(frame);
+            return Some(Next::Frame(frame));
         }
         self.control_frame(inner)
             .or_else(|| self.resend_frame(inner))
-            .or_else(|| self.send_frame(inner))
+            .map(Next::Frame)
+            .or_else(|| self.held_run.take().map(Next::Run))
+            .or_else(|| self.send(inner))
     }
 
     // --- controls ----------------------------------------------------------------------------------------------------
@@ -202,18 +216,27 @@ impl Outbound {
     }
 
     /// What queued up, numbered by priority: each priority's batch then has tags without gaps. Within one the order stays.
-    fn send_frame(&mut self, inner: &mut Inner) -> Option<Frame> {
+    fn send(&mut self, inner: &mut Inner) -> Option<Next> {
         let (mut bytes, mut durable) = (0, 0);
         while self.gathered.len() < self.batch_messages
             && bytes < BATCH_BYTES
             && inner.unanswered.len() + durable < self.shared.options.unanswered_max
         {
-            let Some(queued) = self.shared.next_queued() else { break };
-            bytes += queued.message.body.len();
-            durable += usize::from(is_durable(&queued.message));
-            self.gathered.push(queued);
+            match self.shared.next_queued() {
+                None => break,
+                Some(Queued::One(queued)) => {
+                    bytes += queued.message.body.len();
+                    durable += usize::from(is_durable(&queued.message));
+                    self.gathered.push(*queued);
+                }
+                Some(Queued::Run { run, .. }) => {
+                    self.shared.counters.sent(run.frames());
+                    self.held_run = Some(run);
+                    break;
+                }
+            }
         }
-        let priority = |queued: &Queued| priority(queued.message.priority).unwrap_or_default();
+        let priority = |queued: &QueuedMessage| priority(queued.message.priority).unwrap_or_default();
         if !self.gathered.is_sorted_by_key(priority) {
             self.gathered.sort_by_key(priority);
         }
@@ -231,7 +254,24 @@ impl Outbound {
             }
             batch.push(tag, queued.message);
         }
-        batch.into_frame(&self.shared)
+        let frame = batch.into_frame(&self.shared).map(Next::Frame);
+        frame.or_else(|| self.held_run.take().map(Next::Run))
+    }
+
+    /// The first messages of a run as a frame, as many as one takes; the rest goes next.
+    fn frame_of(&mut self, mut run: Run) -> Frame {
+        let first = run.split_to(self.batch_messages);
+        let (first, rest) = match first {
+            Some(first) => (first, Some(run)),
+            None => (run, None),
+        };
+        self.held_run = rest;
+        Frame::Send(SendFrame {
+            first_tag: 0,
+            messages: messages_of(&first).into_iter().map(Parcel::Encoded).collect(),
+            receipts: v1::ReceiptMode::Unspecified.into(),
+            from: String::new(),
+        })
     }
 }
 
@@ -319,8 +359,14 @@ impl Stream for Outbound {
     type Item = v1::ClientFrame;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::ClientFrame>> {
-        self.poll_frame(cx)
-            .map(|frame| frame.map(|frame| v1::ClientFrame { frame: Some(frame) }))
+        let Some(next) = std::task::ready!(self.poll_next_of_all(cx)) else {
+            return Poll::Ready(None);
+        };
+        let frame = match next {
+            Next::Frame(frame) => frame,
+            Next::Run(run) => self.frame_of(run),
+        };
+        Poll::Ready(Some(v1::ClientFrame { frame: Some(frame) }))
     }
 }
 
@@ -330,16 +376,16 @@ impl Outbound {
         &self.shared
     }
 
-    /// The next frame; `None` once all is written, or another connection took over.
-    pub(in crate::client) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+    /// What goes next; `None` once all is written, or another connection took over.
+    pub(in crate::client) fn poll_next_of_all(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
         let shared = Arc::clone(&self.shared);
         let mut inner = shared.lock();
         if inner.epoch != self.epoch {
             return Poll::Ready(None);
         }
         shared.writer.register(cx.waker());
-        match self.next_frame(&mut inner) {
-            Some(frame) => Poll::Ready(Some(frame)),
+        match self.next(&mut inner) {
+            Some(next) => Poll::Ready(Some(next)),
             None if shared.is_closing() && inner.unanswered.is_empty() && !shared.has_queued() => Poll::Ready(None),
             None => Poll::Pending,
         }

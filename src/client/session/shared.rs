@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::{Acks, Inbox, SessionOptions, SessionState, SessionStats};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         Accepted, Delivery, DeliveryId, Error, Received, Refusal, SettleOutcome, message::is_durable, settle::Settler,
         unary::outcomes,
     },
-    frame::{Address, AgentId},
+    frame::{Address, AgentId, Run},
     native::control::ResumeKey,
     rpc::{convert::FieldError, v1},
     time::monotonic,
@@ -27,6 +27,8 @@ use crate::{
 
 /// Messages queued and not taken by the writer yet; [`super::Session::send`] waits beyond it.
 const SEND_QUEUE_MESSAGES: usize = 1024;
+/// Runs of messages queued and not taken by the writer yet, 64 KiB each: [`super::Session::send_run`] waits beyond it.
+const SEND_QUEUE_RUNS: usize = 16;
 /// Acknowledgements and the like queued and not taken by the writer yet; their calls wait beyond it.
 const CONTROL_QUEUE_ITEMS: usize = 4096;
 /// Requests of a session that wait for replies; further ones are refused.
@@ -34,12 +36,34 @@ const REQUESTS_MAX: usize = 4096;
 
 pub(super) type Waiter<T> = oneshot::Sender<Result<T, Error>>;
 
+/// What is on its way to the writer.
+#[derive(Debug)]
+pub(super) enum Queued {
+    One(Box<QueuedMessage>),
+    /// QoS 0 messages.
+    Run {
+        run: Run,
+        /// Given back once the writer takes the run.
+        _room: OwnedSemaphorePermit,
+    },
+}
+
 /// A message on its way to the writer.
 #[derive(Debug)]
-pub(super) struct Queued {
+pub(super) struct QueuedMessage {
     pub message: v1::Message,
     /// `None` at QoS 0.
     pub waiter: Option<Waiter<Accepted>>,
+}
+
+impl Queued {
+    /// QoS 0 messages among it.
+    fn undurable(&self) -> usize {
+        match self {
+            Self::One(one) => usize::from(!is_durable(&one.message)),
+            Self::Run { run, .. } => run.frames(),
+        }
+    }
 }
 
 /// A message that was written, or will be again, and has no answer yet.
@@ -128,8 +152,8 @@ impl Counters {
     pub fn received(&self, messages: usize) {
         self.received.fetch_add(messages as u64, Relaxed);
     }
-    pub fn received_dropped(&self) {
-        self.received_dropped.fetch_add(1, Relaxed);
+    pub fn received_dropped(&self, messages: usize) {
+        self.received_dropped.fetch_add(messages as u64, Relaxed);
     }
     pub fn reconnected(&self) {
         self.reconnects.fetch_add(1, Relaxed);
@@ -141,6 +165,8 @@ pub(in crate::client) struct Shared {
     agent: AgentId,
     pub(super) options: SessionOptions,
     sends: (flume::Sender<Queued>, flume::Receiver<Queued>),
+    /// One for each run in `sends`.
+    runs: Arc<Semaphore>,
     controls: (flume::Sender<Control>, flume::Receiver<Control>),
     inner: Mutex<Inner>,
     /// Wakes the writer. Registered under the lock of `inner`, so that an outdated writer never stands in for the current one.
@@ -170,6 +196,7 @@ impl Shared {
             agent,
             options,
             sends: flume::bounded(SEND_QUEUE_MESSAGES),
+            runs: Arc::new(Semaphore::new(SEND_QUEUE_RUNS)),
             controls: flume::bounded(CONTROL_QUEUE_ITEMS),
             inner: Mutex::new(Inner {
                 next_tag: 1,
@@ -225,6 +252,13 @@ impl Shared {
             self.fail_queued();
         }
         self.writer.wake();
+    }
+
+    /// [`Shared::enqueue`] for a run.
+    pub(super) async fn enqueue_run(&self, run: Run) {
+        let room = Arc::clone(&self.runs).acquire_owned().await;
+        let _room = room.expect("this very struct keeps the semaphore open");
+        self.enqueue(Queued::Run { run, _room }).await;
     }
 
     pub(super) async fn control(&self, control: Control) -> Result<(), Error> {
@@ -456,17 +490,18 @@ impl Shared {
         // Bounded by what is there now: callers may go on queueing.
         for _ in 0..self.sends.1.len() {
             let Some(queued) = self.next_queued() else { break };
-            if is_durable(&queued.message) {
-                let tag = inner.next_tag;
-                inner.next_tag += 1;
-                let unanswered = Unanswered {
-                    message: queued.message,
-                    waiter: queued.waiter,
-                    first_sent: None,
-                };
-                inner.unanswered.insert(tag, unanswered);
-            } else {
-                dropped += 1;
+            match queued {
+                Queued::One(one) if is_durable(&one.message) => {
+                    let tag = inner.next_tag;
+                    inner.next_tag += 1;
+                    let unanswered = Unanswered {
+                        message: one.message,
+                        waiter: one.waiter,
+                        first_sent: None,
+                    };
+                    inner.unanswered.insert(tag, unanswered);
+                }
+                undurable => dropped += undurable.undurable(),
             }
         }
         self.counters.dropped(dropped);
@@ -513,12 +548,7 @@ impl Shared {
 
     /// Dropping the waiters tells them: the state says why.
     fn fail_queued(&self) {
-        let dropped = self
-            .sends
-            .1
-            .drain()
-            .filter(|queued| !is_durable(&queued.message))
-            .count();
+        let dropped = self.sends.1.drain().map(|queued| queued.undurable()).sum();
         self.counters.dropped(dropped);
         self.controls.1.drain().for_each(drop);
     }

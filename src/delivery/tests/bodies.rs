@@ -84,7 +84,7 @@ fn g11_above_the_budget_what_begins_to_wait_lets_go_of_its_bytes_and_is_read_nea
         world.serve_loads();
         for taken in world.hand_outs() {
             order.push(taken.frame.envelope.id().to_owned());
-            world.ack(taken.lease.unwrap(), "a");
+            world.ack(taken.lease, "a");
         }
         world.commit();
     }

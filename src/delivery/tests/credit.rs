@@ -22,9 +22,9 @@ fn credit_bounds_what_is_in_flight_by_messages_and_comes_back_with_every_settle(
     fill(&mut world, "agent:a", 9);
     let taken = world.hand_outs();
     assert_eq!((taken.len(), credit.taken().0), (3, 3));
-    world.ack(taken[0].lease.unwrap(), "a");
-    world.nack(taken[1].lease.unwrap(), "a", Nack::DeadLetter);
-    world.nack(taken[2].lease.unwrap(), "a", Nack::Retry(Some(Duration::from_secs(5))));
+    world.ack(taken[0].lease, "a");
+    world.nack(taken[1].lease, "a", Nack::DeadLetter);
+    world.nack(taken[2].lease, "a", Nack::Retry(Some(Duration::from_secs(5))));
     assert_eq!(credit.taken(), (0, 0));
     world.commit();
     assert_eq!(world.handed_ids(), ["m3", "m4", "m5"]);
@@ -133,7 +133,7 @@ fn a_session_that_opens_its_queue_again_keeps_what_it_holds() {
     let taken = world.hand_outs();
     world.attach_as("agent:a", consumer);
     assert!(world.hand_outs().is_empty());
-    world.ack(taken[0].lease.unwrap(), "a");
+    world.ack(taken[0].lease, "a");
     world.commit();
     assert_eq!((world.hand_outs().len(), credit.taken().0), (1, 2));
     assert_eq!(world.shard.queue(0).kind, QueueKind::Inbox);

@@ -130,11 +130,11 @@ fn g5_copies_that_failed_are_applied_again_before_the_next_ones_of_their_source(
     // The cursor stood above them, so that they were lost, and the source waited for ever.
     let mut world = World::new();
     world.attach("agent:x", 1, "x", 10);
-    world.copies(&mail("m1", "group:g"), SOURCE, Some(1), &["agent:x"]);
+    world.copies(&mail("m1", "group:g"), SOURCE, 1, &["agent:x"]);
     world.begin_commit();
     world.fail();
-    world.copies(&mail("m2", "group:g"), SOURCE, Some(2), &["agent:x"]);
-    world.copies(&mail("other", "group:h"), ShardId::of_hash(6), Some(1), &["agent:x"]);
+    world.copies(&mail("m2", "group:g"), SOURCE, 2, &["agent:x"]);
+    world.copies(&mail("other", "group:h"), ShardId::of_hash(6), 1, &["agent:x"]);
     world.commit();
     assert_eq!(world.handed_ids(), ["other"], "other sources go on");
     assert!(!world.store.cursors.contains_key(&SOURCE));
@@ -150,17 +150,17 @@ fn g13_a_cursor_never_stands_above_copies_whose_commit_may_yet_fail() {
     // The second commit's cursor vouched for the first one's copies while that was under way; it failed (the disk was full), the second
     // did not, and a crash before the copies were applied again lost them: the source's repeat was dropped.
     let mut world = World::new();
-    world.copies(&mail("m1", "group:g"), SOURCE, Some(1), &["agent:x"]);
+    world.copies(&mail("m1", "group:g"), SOURCE, 1, &["agent:x"]);
     world.begin_commit();
-    world.copies(&mail("m2", "group:g"), SOURCE, Some(2), &["agent:x"]);
+    world.copies(&mail("m2", "group:g"), SOURCE, 2, &["agent:x"]);
     world.publish(&mail("direct", "agent:y"));
     world.begin_commit();
     world.fail();
     world.complete();
     assert_eq!(world.store.cursors.get(&SOURCE), None);
     world.crash();
-    world.copies(&mail("m1", "group:g"), SOURCE, Some(1), &["agent:x"]);
-    world.copies(&mail("m2", "group:g"), SOURCE, Some(2), &["agent:x"]);
+    world.copies(&mail("m1", "group:g"), SOURCE, 1, &["agent:x"]);
+    world.copies(&mail("m2", "group:g"), SOURCE, 2, &["agent:x"]);
     world.commit();
     assert_eq!((world.depth("agent:x"), world.depth("agent:y")), (2, 1));
 }
@@ -171,13 +171,13 @@ fn a_fan_out_whose_settle_failed_is_settled_again_without_being_relayed_again() 
     world.fan_out(&mail("m1", "group:g"), &["agent:x"], Duration::ZERO);
     world.commit();
     let relay = world.relays().remove(0);
-    world.run(|shard, now, out, _| shard.handle_relay_done(relay.seq.unwrap(), now, out));
+    world.run(|shard, now, out, _| shard.handle_relay_done(relay.seq, now, out));
     world.begin_commit();
     world.fail();
     world.wait_secs(1);
     world.commit();
     assert!(world.relays().is_empty());
-    assert_eq!(world.receipt(relay.seq.unwrap()).status, Status::Delivered);
+    assert_eq!(world.receipt(relay.seq).status, Status::Delivered);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_replay_that_failed_leaves_the_dead_letter_and_its_receipt() {
 fn the_receipt_of_a_rejected_copy_whose_commit_failed_is_written_again() {
     let mut world = World::new();
     let message = mail("m1", "group:g");
-    world.copies(&message, SOURCE, Some(1), &["agent:gone#tok1", "agent:x"]);
+    world.copies(&message, SOURCE, 1, &["agent:gone#tok1", "agent:x"]);
     world.begin_commit();
     world.fail();
     world.wait_secs(1);

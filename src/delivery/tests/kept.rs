@@ -120,7 +120,7 @@ fn g11_a_groups_history_is_bounded_in_number_and_time() {
         world.fan_out(&mail(&format!("m{at}"), "group:g"), &["agent:x"], retention);
         world.commit();
         let relay = world.relays().remove(0);
-        world.run(|shard, now, out, _| shard.handle_relay_done(relay.seq.unwrap(), now, out));
+        world.run(|shard, now, out, _| shard.handle_relay_done(relay.seq, now, out));
         world.commit();
     }
     let of = |world: &World| world.shard.history(&address("group:g"), Seq::ZERO, 100).len();

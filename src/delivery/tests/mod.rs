@@ -9,6 +9,7 @@ mod fan_out;
 mod hand_out;
 mod invariants;
 mod kept;
+mod pass;
 mod properties;
 mod publish;
 mod queues;

@@ -62,7 +62,7 @@ struct Callers {
 impl Callers {
     fn listen(&mut self, world: &mut World) {
         for hand_out in world.hand_outs() {
-            let (seq, lease) = hand_out.lease.expect("sent at QoS 1");
+            let (seq, lease) = hand_out.lease;
             assert!(!self.settled.contains(&seq), "G7: {seq:?} was settled and came again");
             assert!(
                 world.store.holds(seq),
@@ -269,7 +269,7 @@ proptest! {
             }
             world.commit();
             for hand_out in world.hand_outs() {
-                let (at, (seq, lease)) = (hand_out.consumer.0 as usize, hand_out.lease.expect("QoS 1"));
+                let (at, (seq, lease)) = (hand_out.consumer.0 as usize, hand_out.lease);
                 let envelope = &hand_out.frame.envelope;
                 let demands = demanded[envelope.id()];
                 prop_assert!(demands.is_none_or(|wanted| wanted == at));

@@ -100,8 +100,8 @@ fn a_removed_queue_rejects_all_it_held_in_whatever_state_and_takes_nothing_more(
         world.send(&mail(id, "agent:a"));
     }
     let taken = world.hand_outs();
-    world.nack(taken[1].lease.unwrap(), "a", Nack::Retry(Some(Duration::from_secs(60))));
-    world.nack(taken[2].lease.unwrap(), "a", Nack::DeadLetter);
+    world.nack(taken[1].lease, "a", Nack::Retry(Some(Duration::from_secs(60))));
+    world.nack(taken[2].lease, "a", Nack::DeadLetter);
     credit.set_window(1, 1 << 20).iter().for_each(drop);
     let ready = accepted(world.send(&mail("ready", "agent:a"))).seq.unwrap();
     let committing = world.publish(&mail("committing", "agent:a"));

@@ -38,21 +38,21 @@ fn g7_an_acknowledgement_that_was_not_committed_does_not_count_and_one_that_was_
         world.send(&mail(id, "agent:a"));
     }
     let taken = world.hand_outs();
-    world.ack(taken[0].lease.unwrap(), "a");
+    world.ack(taken[0].lease, "a");
     world.commit();
-    world.ack(taken[1].lease.unwrap(), "a");
+    world.ack(taken[1].lease, "a");
     world.begin_commit();
     world.crash();
     world.attach("agent:a", 1, "a", 10);
     world.commit();
     assert_eq!(world.handed_ids(), ["m2"]);
-    let stale = world.ack(taken[1].lease.unwrap(), "a");
+    let stale = world.ack(taken[1].lease, "a");
     assert_eq!(
         world.answer(stale),
         crate::delivery::Verdict::Stale,
         "leases end with the process"
     );
-    assert_eq!(world.receipt(taken[0].lease.unwrap().0).status, Status::Delivered);
+    assert_eq!(world.receipt(taken[0].lease.0).status, Status::Delivered);
 }
 
 #[test]

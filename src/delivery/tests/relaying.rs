@@ -118,8 +118,7 @@ impl Run {
         of.unsettled.insert(of.last, targets.clone());
         self.relayed.push((SOURCES[source], of.last, targets.clone()));
         let seq = of.last;
-        self.world
-            .copies(&message(source, seq), SOURCES[source], Some(seq), &targets);
+        self.world.copies(&message(source, seq), SOURCES[source], seq, &targets);
     }
 
     fn crash(&mut self) {
@@ -127,7 +126,7 @@ impl Run {
         for (source, from) in SOURCES.into_iter().enumerate() {
             self.sources[source].confirmed.clear();
             for (seq, targets) in self.sources[source].unsettled.clone() {
-                self.world.copies(&message(source, seq), from, Some(seq), &targets);
+                self.world.copies(&message(source, seq), from, seq, &targets);
             }
         }
     }

@@ -50,17 +50,13 @@ fn g9_a_message_whose_time_passes_while_it_is_handed_out_may_be_acknowledged_but
         }
         let taken = world.hand_outs();
         world.wait_secs(6);
-        let ack = world.ack(taken[0].lease.unwrap(), "a");
-        world.nack(taken[1].lease.unwrap(), "a", nack);
+        let ack = world.ack(taken[0].lease, "a");
+        world.nack(taken[1].lease, "a", nack);
         world.detach("agent:a", 1);
         world.commit();
         assert_eq!(world.answer(ack), Verdict::Settled);
-        assert_eq!(world.receipt(taken[0].lease.unwrap().0).status, Status::Delivered);
-        assert_eq!(
-            world.receipt(taken[1].lease.unwrap().0).status,
-            Status::Expired,
-            "{nack:?}"
-        );
+        assert_eq!(world.receipt(taken[0].lease.0).status, Status::Delivered);
+        assert_eq!(world.receipt(taken[1].lease.0).status, Status::Expired, "{nack:?}");
         assert_eq!(world.depth("agent:a"), 0);
     }
 }
@@ -152,7 +148,7 @@ fn g11_timers_follow_the_messages_held_and_not_their_rate() {
         }
         world.commit();
         for taken in world.hand_outs() {
-            world.ack(taken.lease.unwrap(), "a");
+            world.ack(taken.lease, "a");
         }
         world.commit();
     }

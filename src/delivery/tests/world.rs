@@ -11,11 +11,11 @@ use bytes::Bytes;
 use super::{invariants, store::ModelStore};
 use crate::{
     delivery::{
-        Acceptance, After, Consumer, ConsumerId, Copies, Credit, HandOut, Lease, Limits, Nack, Out, Publish, QueueKind,
-        Relay, Route, Selection, ShardState, Targets, Verdict, WorkerMark,
+        Acceptance, After, Consumer, ConsumerId, Copies, Credit, HandOut, Lease, Limits, Nack, Out, Pass, PassedRelay,
+        Publish, QueueKind, Relay, Route, Selection, ShardState, Targets, Verdict, WorkerMark,
     },
     frame::{
-        Address, AgentId, Draft, Frame, LastHop, MessageId, Priority, Qos, Seq, ShardId,
+        Address, AgentId, Draft, Envelope, Frame, LastHop, MessageId, Priority, Qos, Run, RunBuilder, Seq, ShardId,
         record::{IdHash, MessageKey, Op, Receipt},
     },
     time::Timestamp,
@@ -173,7 +173,7 @@ impl World {
         step: impl FnOnce(&mut ShardState<Tag>, Timestamp, &mut Out<Tag>, &crate::delivery::Gate<'_>) -> T,
     ) -> T {
         let denied = &self.denied;
-        let gate = |consumer: &Consumer, _: &Frame| !denied.contains(&consumer.agent);
+        let gate = |consumer: &Consumer, _: &Envelope| !denied.contains(&consumer.agent);
         let result = step(&mut self.shard, self.now, &mut self.out, &gate);
         self.calls += 1;
         if self.calls.is_multiple_of(self.look_every) {
@@ -196,6 +196,11 @@ impl World {
 
     pub fn publish_by(&mut self, mail: &Mail, route: Route) -> Tag {
         let tag = self.tag();
+        if mail.qos == Qos::AtMostOnce {
+            let run = Run::one(mail.frame(self.now));
+            self.pass(run, route, Some(tag));
+            return tag;
+        }
         let publish = Publish {
             frame: mail.frame(self.now),
             key: mail.key(),
@@ -205,6 +210,12 @@ impl World {
         };
         self.run(|shard, now, out, gate| shard.handle_publish(publish, now, out, gate));
         tag
+    }
+
+    /// Hands QoS 0 messages to the shard.
+    pub fn pass(&mut self, run: Run, route: Route, answer: Option<Tag>) {
+        let pass = Pass { run, route, answer };
+        self.run(|shard, now, out, gate| shard.handle_pass(pass, now, out, gate));
     }
 
     pub fn fan_out(&mut self, mail: &Mail, targets: &[&str], retention: Duration) -> Tag {
@@ -227,16 +238,40 @@ impl World {
         self.answer(tag)
     }
 
-    pub fn copies(&mut self, mail: &Mail, source: ShardId, seq: Option<u64>, targets: &[&str]) {
+    pub fn copies(&mut self, mail: &Mail, source: ShardId, seq: u64, targets: &[&str]) {
         let copies = Copies {
             source,
-            seq: seq.map(Seq::from_raw),
+            seq: Seq::from_raw(seq),
             frame: mail.frame(self.now),
             key: mail.key(),
             id_hash: IdHash::new(&mail.id),
             targets: targets.iter().copied().map(address).collect(),
         };
         self.run(|shard, now, out, gate| shard.handle_copies(copies, now, out, gate));
+    }
+
+    /// A run of so many QoS 0 messages, `m00` and on, that differ from this one in id alone.
+    pub fn run_of(&self, mail: &Mail, messages: usize) -> Run {
+        let named = |at: usize| Mail {
+            id: format!("m{at:02}"),
+            ..mail.clone()
+        };
+        let mut builder = RunBuilder::new(named(0).qos(Qos::AtMostOnce).frame(self.now));
+        for at in 1..messages {
+            let frame = named(at).frame(self.now);
+            assert!(builder.push(frame.envelope.id(), &frame.body, 0));
+        }
+        builder.finish()
+    }
+
+    /// Copies of a QoS 0 fan-out come in.
+    pub fn passed_copies(&mut self, mail: &Mail, targets: &[&str]) {
+        let relay = PassedRelay {
+            to: ShardId::of_hash(0),
+            run: Run::one(mail.frame(self.now)),
+            targets: targets.iter().copied().map(address).collect(),
+        };
+        self.run(|shard, now, out, gate| shard.handle_passed_relay(&relay, now, out, gate));
     }
 
     // --- sessions ----------------------------------------------------------------------------------------------------
@@ -394,6 +429,13 @@ impl World {
             .collect()
     }
 
+    /// The QoS 0 messages that were passed on since the last look: to whom, and their ids.
+    pub fn passed(&mut self) -> Vec<(u64, Vec<String>)> {
+        let ids = |run: &Run| run.iter().map(|frame| frame.envelope.id().to_owned()).collect();
+        let passed = std::mem::take(&mut self.out.passed_on);
+        passed.iter().map(|one| (one.consumer.0, ids(&one.run))).collect()
+    }
+
     /// The one message that was handed out since the last look.
     pub fn taken(&mut self) -> Taken {
         let mut all = self.hand_outs();
@@ -423,7 +465,7 @@ impl Taken {
     }
 
     pub fn lease(&self) -> (Seq, Lease) {
-        self.0.lease.expect("a QoS 1 message has a lease")
+        self.0.lease
     }
 
     pub fn seq(&self) -> Seq {

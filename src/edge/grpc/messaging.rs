@@ -17,7 +17,7 @@ use crate::{
     router::{
         Fabric,
         error::FabricError,
-        surface::{Answer, POLL_QUEUE, Principal, Protocol, StatusQuery, Tag},
+        surface::{Answer, POLL_QUEUE, Principal, Protocol, Sending, StatusQuery, Tag},
     },
     rpc::{
         ITEM_MESSAGES_MAX, Parcel,
@@ -203,7 +203,7 @@ impl Edge {
             match frame(&self.door.fabric, Parcel::Message(message), sender.as_ref()) {
                 Ok(frame) => {
                     ids[index] = frame.envelope.id().into();
-                    batch.push((Some(tag), frame));
+                    batch.push(Sending::one(tag, frame, true));
                 }
                 Err(refusal) => given.push((tag, Err(refusal))),
             }

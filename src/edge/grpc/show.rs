@@ -1,20 +1,22 @@
 //! What the door answers, as `weft.v1` messages; and the small readings that several services share.
 
+use std::collections::VecDeque;
+
 use super::error;
 use crate::{
-    frame::{AgentId, Frame, Seq, ShardId, TrackingId, record::Status},
+    frame::{Address, AgentId, Frame, Seq, ShardId, Stamp, TrackingId, record::Status},
     router::{
         error::FabricError,
         registry::{AgentView, CommunicationMode, GroupPolicies, GroupRecord, MemberPermissions},
         surface::{
             Accepted, AcceptedStatus, Answer, ConnectionView, Delivery, DeliveryId, KeptMessage, Lease, MessageStatus,
-            Refusal, Settled,
+            Piece, Refusal, Settled,
         },
     },
     rpc::{
-        self, ITEM_MESSAGES_MAX,
+        self, Content, ITEM_MESSAGES_MAX,
         convert::{FieldError, known, outgoing},
-        v1,
+        messages_of, v1,
     },
     time::Timestamp,
 };
@@ -58,20 +60,37 @@ pub fn receipt((tag, outcome): Answer) -> v1::Receipt {
 
 /// A delivery from a queue; `inbox` is the receiving agent's own. Nothing of the message is copied here.
 pub fn delivery(delivery: Delivery, inbox: &str) -> rpc::Delivery {
-    let stamp = &delivery.frame.stamp;
-    let shown = rpc::Delivery {
-        id: delivery.id.map(delivery_id),
+    let shown = shown(delivery.id, &delivery.frame.stamp, &delivery.queue, inbox);
+    shown.with_frame(delivery.frame)
+}
+
+/// What a session gets in one piece, appended. What the messages of a run have in common is encoded once.
+pub fn piece(piece: Piece, inbox: &str, into: &mut VecDeque<rpc::Delivery>) {
+    let (run, queue) = match piece {
+        Piece::One(one) => return into.push_back(delivery(one, inbox)),
+        Piece::Run { run, queue } => (run, queue),
+    };
+    let shown = shown(None, &run.stamp, &queue, inbox);
+    into.extend(messages_of(&run).into_iter().map(|bytes| rpc::Delivery {
+        message: Content::Encoded(bytes),
+        ..shown.clone()
+    }));
+}
+
+/// All of a delivery but the message.
+fn shown(id: Option<DeliveryId>, stamp: &Stamp, queue: &Address, inbox: &str) -> rpc::Delivery {
+    rpc::Delivery {
+        id: id.map(delivery_id),
         attempt: stamp.attempt.saturating_add(1),
         redelivered: stamp.flags.is_redelivered(),
         accepted_at_ms: stamp.accepted_at.as_millis(),
         expires_at_ms: stamp.expires_at.as_millis(),
-        queue: match delivery.queue.as_str() {
+        queue: match queue.as_str() {
             own if own == inbox => String::new(),
             other => other.into(),
         },
         ..Default::default()
-    };
-    shown.with_frame(delivery.frame)
+    }
 }
 
 fn delivery_id(id: DeliveryId) -> v1::DeliveryId {
@@ -88,15 +107,19 @@ pub fn delivery_ids(ids: Vec<v1::DeliveryId>) -> Result<Vec<DeliveryId>, FieldEr
         let detail = format!("has {} entries; at most {ITEM_MESSAGES_MAX} are allowed", ids.len());
         return Err(FieldError::new("ids", detail));
     }
-    let read = |id: v1::DeliveryId| {
-        let shard = u16::try_from(id.shard).ok().and_then(ShardId::new);
-        Ok(DeliveryId {
-            shard: shard.ok_or_else(|| FieldError::new("ids", format!("has the shard {}, which is none", id.shard)))?,
-            seq: Seq::from_raw(id.seq),
-            lease: Lease(id.lease),
-        })
-    };
-    ids.into_iter().map(read).collect()
+    let wrong = |shard| FieldError::new("ids", format!("has the shard {shard}, which is none"));
+    ids.into_iter()
+        .map(|id| own_id(id).ok_or_else(|| wrong(id.shard)))
+        .collect()
+}
+
+/// A delivery id as the fabric has it; `None` where its shard is none.
+pub fn own_id(id: v1::DeliveryId) -> Option<DeliveryId> {
+    Some(DeliveryId {
+        shard: u16::try_from(id.shard).ok().and_then(ShardId::new)?,
+        seq: Seq::from_raw(id.seq),
+        lease: Lease(id.lease),
+    })
 }
 
 /// A refusal from outside; absent is a retry after the usual back-off.

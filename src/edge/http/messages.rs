@@ -21,7 +21,7 @@ use crate::{
     frame::{AgentId, Frame, MessageId, TrackingId, limits::BODY_BYTES_MAX, record::Status},
     router::{
         error::FabricError,
-        surface::{Accepted, MessageStatus, Protocol, StatusQuery},
+        surface::{Accepted, MessageStatus, Protocol, Sending, StatusQuery},
     },
 };
 
@@ -201,15 +201,15 @@ async fn publish(app: &App, caller: &Caller, items: Vec<BatchItem>) -> Vec<Resul
         })
     };
     let mut results: Vec<_> = items.iter().map(|_| unknown()).collect();
-    let mut frames: Vec<_> = items
+    let mut messages: Vec<_> = items
         .into_iter()
         .zip(0..)
-        .map(|(item, tag)| (Some(tag), item.frame))
+        .map(|(item, tag)| Sending::one(tag, item.frame, true))
         .collect();
     let (mut publisher, mut answers) = app.fabric.publisher(caller.principal.clone(), Protocol::Http);
     let deadline = tokio::time::sleep(app.config.request_timeout());
     // Owns the publisher, which ends with it, and so do the answers once all are given.
-    let publishing = async move { publisher.publish(&mut frames).await };
+    let publishing = async move { publisher.publish(&mut messages).await };
     let collecting = async {
         let mut some = Vec::new();
         loop {

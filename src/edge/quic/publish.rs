@@ -7,12 +7,15 @@ use quinn::RecvStream;
 use super::{Edge, connection::first_byte};
 use crate::{
     edge::counters::Counters,
-    frame::{Frame, Stamp, batch},
+    frame::{
+        Stamp,
+        batch::{self, Item, Part},
+    },
     native::{
         Close, priority_of,
         reader::{BatchReader, ReadFailure},
     },
-    router::{Publisher, surface::Tag},
+    router::{Publisher, surface::Sending},
 };
 
 /// What a batch may have beside one largest body: envelopes, and small messages around it.
@@ -30,22 +33,31 @@ pub(super) async fn read(
     let bytes_max = edge.door.fabric.config().message_bytes_max + BATCH_OVERHEAD_BYTES;
     let mut reader = BatchReader::new(stream, bytes_max);
     // Kept for its memory.
-    let mut frames = Vec::new();
+    let mut messages = Vec::new();
     while let Some(mut bytes) = reader.next().await.map_err(|error: ReadFailure| error.close())? {
         Counters::add(&edge.door.counters.bytes_in, bytes.len());
-        let decoded = batch::decode(&mut bytes, |item| frames.push(answered(item.tag, item.frame)));
+        let decoded = batch::decode(&mut bytes, |part| messages.push(sending(part)));
         let count = decoded.map_err(|error| ReadFailure::from(error).close())?;
         Counters::add(&edge.door.counters.messages_in, count);
-        publisher.publish(&mut frames).await;
+        publisher.publish(&mut messages).await;
     }
     Ok(())
 }
 
-/// A frame with the tag of its answer, where it gets one. Of the stamp only the trace is the sender's to say.
-fn answered(tag: Tag, mut frame: Frame) -> (Option<Tag>, Frame) {
-    frame.stamp = Stamp {
-        trace: frame.stamp.trace,
+/// Of the stamp only the trace is the sender's to say.
+fn sending(part: Part<'_>) -> Sending {
+    let stamp = |given: Stamp| Stamp {
+        trace: given.trace,
         ..Stamp::default()
     };
-    (frame.envelope.qos().is_durable().then_some(tag), frame)
+    match part {
+        Part::Run { mut run, .. } => {
+            run.stamp = stamp(run.stamp);
+            Sending::Pass(None, run)
+        }
+        Part::Frame(Item { tag, mut frame, .. }) => {
+            frame.stamp = stamp(frame.stamp);
+            Sending::one(tag, frame, false)
+        }
+    }
 }

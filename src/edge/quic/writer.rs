@@ -17,6 +17,7 @@ use crate::{
     frame::{
         Address, Priority,
         batch::{Compression, Mark, Packer},
+        limits::BATCH_FRAMES_MAX,
     },
     native::{
         Close,
@@ -25,7 +26,7 @@ use crate::{
     },
     router::{
         Answers, SessionHandle, SessionReceiver,
-        surface::{Answer, Delivery, Goodbye, SessionEvent, Window},
+        surface::{Answer, Goodbye, Piece, SessionEvent, Window},
     },
 };
 
@@ -90,7 +91,7 @@ pub(super) struct Writer {
     answers: Option<Answers>,
     answered: Vec<Answer>,
     session: Option<Session>,
-    taken: Vec<Delivery>,
+    taken: Vec<Piece>,
     packing: Packing,
     patience: Duration,
     /// While something waits to be written: how much was taken when this began, and until when more must be.
@@ -241,7 +242,7 @@ impl Writer {
             more = async { answers.as_mut().expect("guarded").next(answered).await }, if answers.is_some() => {
                 Event::Answers { more }
             }
-            event = async { session.as_mut().expect("guarded").receiver.next(taken, TAKEN_MAX).await },
+            event = async { session.as_mut().expect("guarded").receiver.next_pieces(taken, TAKEN_MAX).await },
                 if session.is_some() && delivers => Event::Session(event),
         };
         Some(event)
@@ -318,10 +319,10 @@ impl Writer {
 
     fn write_deliveries(&mut self) {
         let Some(session) = &self.session else { return };
-        Counters::add(&self.counters.messages_out, self.taken.len());
+        Counters::add(&self.counters.messages_out, self.taken.iter().map(Piece::frames).sum());
         self.packing.expect(&self.taken);
-        for delivery in self.taken.drain(..) {
-            self.packing.add(&delivery, &session.inbox, &mut self.lanes);
+        for piece in self.taken.drain(..) {
+            self.packing.add(&piece, &session.inbox, &mut self.lanes);
         }
         let bytes = self.packing.finish(&mut self.lanes);
         Counters::add(&self.counters.bytes_out, bytes);
@@ -341,27 +342,38 @@ struct Packing {
 
 impl Packing {
     /// Sizes the buffers for these deliveries: full ones under load, small ones for one message.
-    fn expect(&mut self, deliveries: &[Delivery]) {
-        let bytes = |one: &Delivery| one.frame.body.len() + FRAME_OVERHEAD_BYTES;
-        let all: usize = deliveries.iter().map(bytes).sum();
+    fn expect(&mut self, pieces: &[Piece]) {
+        let bytes = |piece: &Piece| match piece {
+            Piece::One(one) => one.frame.body.len() + FRAME_OVERHEAD_BYTES,
+            Piece::Run { run, .. } => run.weight_bytes(),
+        };
+        let all: usize = pieces.iter().map(bytes).sum();
         self.capacity = all.min(BATCH_BYTES) + BATCH_OVERHEAD_BYTES;
     }
 
-    fn add(&mut self, delivery: &Delivery, inbox: &Address, lanes: &mut Lanes) {
-        let frame = &delivery.frame;
-        let priority = frame.envelope.priority();
-        let packer = self.packers[priority.index()].get_or_insert_with(|| Packer::with_capacity(self.capacity));
-        let mark = delivery.id.map(|id| Mark {
-            shard: id.shard,
-            seq: id.seq,
-            lease: id.lease.0,
-        });
-        let queue = if delivery.queue == *inbox {
-            ""
-        } else {
-            delivery.queue.as_str()
+    fn add(&mut self, piece: &Piece, inbox: &Address, lanes: &mut Lanes) {
+        let (envelope, queue) = match piece {
+            Piece::One(one) => (&one.frame.envelope, &one.queue),
+            Piece::Run { run, queue } => (run.envelope(), queue),
         };
-        packer.push(frame, mark, queue);
+        let priority = envelope.priority();
+        let queue = if queue == inbox { "" } else { queue.as_str() };
+        let open = self.packers[priority.index()].as_ref().map_or(0, Packer::frames);
+        if open + piece.frames() > BATCH_FRAMES_MAX {
+            self.close(priority, lanes);
+        }
+        let packer = self.packers[priority.index()].get_or_insert_with(|| Packer::with_capacity(self.capacity));
+        match piece {
+            Piece::One(one) => {
+                let mark = one.id.map(|id| Mark {
+                    shard: id.shard,
+                    seq: id.seq,
+                    lease: id.lease.0,
+                });
+                packer.push(&one.frame, mark, queue);
+            }
+            Piece::Run { run, .. } => packer.push_run(run, queue),
+        }
         if packer.bytes() >= BATCH_BYTES {
             self.close(priority, lanes);
         }

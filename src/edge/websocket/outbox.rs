@@ -14,12 +14,12 @@ use crate::{
     router::{
         Answers, Fabric, Publisher,
         error::FabricError,
-        surface::{Accepted, Principal, Protocol, Tag},
+        surface::{Accepted, Principal, Protocol, Sending, Tag},
     },
     time::monotonic,
 };
 
-type Batch = Vec<(Option<Tag>, Frame)>;
+type Batch = Vec<Sending>;
 
 /// A send whose answer is to come.
 #[derive(Debug)]
@@ -91,8 +91,8 @@ impl Outbox {
             max: self.fabric.config().message_bytes_max,
         })?;
         frame.stamp.trace = request.trace;
-        let tag = wants_answer.then(|| {
-            let tag = self.next_tag;
+        let tag = self.next_tag;
+        if wants_answer {
             self.next_tag += 1;
             let asked = Asked {
                 reference: reference.cloned(),
@@ -100,9 +100,8 @@ impl Outbox {
                 since: monotonic(),
             };
             self.asked.insert(tag, asked);
-            tag
-        });
-        self.waiting.push((tag, frame));
+        }
+        self.waiting.push(Sending::one(tag, frame, wants_answer));
         Ok(())
     }
 

@@ -36,6 +36,7 @@ use super::{
     envelope::EnvelopeError,
     id::{Seq, ShardId},
     limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX, BODY_BYTES_MAX, TOPIC_BYTES_MAX},
+    run::Run,
     wire::{Flags, Frame},
 };
 
@@ -58,8 +59,6 @@ const RUN_FLAG_QUEUE: u8 = 8;
 const RUN_FLAG_MARKS: u8 = 16;
 const RUN_FLAGS_KNOWN: u8 = Flags::KNOWN | RUN_FLAG_TRACE | RUN_FLAG_QUEUE | RUN_FLAG_MARKS;
 const TRACE_BYTES: usize = 25;
-/// The smallest entry: no rest of an id, an empty body.
-const ENTRY_BYTES_MIN: usize = 3;
 /// A body from this size on is not copied into the batch's buffer but written from where it is. Below, a copy costs less than
 /// the transport's bookkeeping for a buffer more.
 const BODY_APART_BYTES: usize = 16 * 1024;
@@ -128,6 +127,18 @@ pub struct Item<'a> {
     pub mark: Option<Mark>,
     /// The queue that it came from; empty where the batch does not say.
     pub queue: &'a str,
+}
+
+/// What a batch has, in order.
+#[derive(Clone, Debug)]
+pub enum Part<'a> {
+    /// QoS 0 and without marks, whole: nobody asks for its frames' tags.
+    Run {
+        run: Run,
+        /// As an item's.
+        queue: &'a str,
+    },
+    Frame(Item<'a>),
 }
 
 fn header(flags: u8, sizes: [usize; 3], tag: u64) -> [u8; BATCH_HEADER_BYTES] {
@@ -215,9 +226,12 @@ mod tests {
 
     fn decoded(bytes: &Bytes) -> Result<Vec<(Frame, Option<Mark>, String)>, BatchError> {
         let (mut bytes, mut items) = (bytes.clone(), Vec::new());
-        let count = decode(&mut bytes, |item| {
-            assert_eq!(item.tag, 7 + items.len() as u64);
-            items.push((item.frame, item.mark, item.queue.to_owned()));
+        let count = decode(&mut bytes, |part| match part {
+            Part::Frame(item) => {
+                assert_eq!(item.tag, 7 + items.len() as u64);
+                items.push((item.frame, item.mark, item.queue.to_owned()));
+            }
+            Part::Run { run, queue } => items.extend(run.iter().map(|frame| (frame, None, queue.to_owned()))),
         })?;
         assert_eq!(count, items.len());
         assert!(bytes.is_empty());
@@ -422,9 +436,13 @@ mod tests {
             let mut bytes = plain(&[b"one", b"two", b"three"]).to_vec();
             let at = BATCH_HEADER_BYTES + at % (bytes.len() - BATCH_HEADER_BYTES);
             bytes[at] = value;
-            let _ = decode(&mut Bytes::from(bytes), |item| {
-                let envelope = &item.frame.envelope;
+            let look = |frame: Frame| {
+                let envelope = &frame.envelope;
                 let _ = (envelope.id(), envelope.from(), envelope.to(), envelope.headers().count());
+            };
+            let _ = decode(&mut Bytes::from(bytes), |part| match part {
+                Part::Frame(item) => look(item.frame),
+                Part::Run { run, .. } => run.iter().for_each(look),
             });
         }
     }

@@ -8,7 +8,13 @@ use super::{
     BATCH_HEADER_BYTES, BODY_APART_BYTES, Compression, FLAG_ZSTD, Mark, RUN_COUNT_AT, RUN_FLAG_MARKS, RUN_FLAG_QUEUE,
     RUN_FLAG_TRACE, ZSTD_LEVEL, header,
 };
-use crate::frame::{Frame, Seq, Stamp, envelope::Envelope, grammar::is_message_id, limits::MESSAGE_ID_BYTES_MAX};
+use crate::frame::{
+    Frame, Run, Seq, Stamp,
+    entry::{EntryWriter, put_difference},
+    envelope::Envelope,
+    grammar::is_message_id,
+    run::Entries,
+};
 
 /// Builds a batch frame by frame. Bodies are copied into it, those of 16 KiB and more are not.
 #[derive(Debug)]
@@ -32,8 +38,7 @@ struct OpenRun {
     stamp: Stamp,
     queue: String,
     mark: Option<Mark>,
-    /// Where the last frame's id is to be compared with.
-    last_id: [u8; MESSAGE_ID_BYTES_MAX],
+    writer: EntryWriter,
 }
 
 impl Packer {
@@ -98,6 +103,24 @@ impl Packer {
         true
     }
 
+    /// Adds a run as it is. Its entries are copied in one piece, or, where they are 16 KiB and more, not at all.
+    pub fn push_run(&mut self, run: &Run, queue: &str) {
+        let packed = match run.entries() {
+            Entries::One(_) => return run.iter().for_each(|frame| self.push(&frame, None, queue)),
+            Entries::Packed(packed) => packed,
+        };
+        self.close_run();
+        self.put_run_header(run.envelope(), run.stamp, None, queue, count_word(packed.frames));
+        self.frames += packed.frames;
+        if packed.bytes.len() < BODY_APART_BYTES {
+            self.tail.put_slice(&packed.bytes);
+        } else {
+            self.bytes_done += self.tail.len() + packed.bytes.len();
+            self.done.push(self.tail.split());
+            self.apart.push(packed.bytes.clone());
+        }
+    }
+
     /// The batch, to be written in order, under its first frame's tag. Nothing where no frame was added.
     pub fn finish(mut self, tag: u64, compression: Compression, into: &mut Vec<Bytes>) {
         if self.frames == 0 {
@@ -148,16 +171,35 @@ impl Packer {
     }
 
     fn open_run(&mut self, frame: &Frame, mark: Option<Mark>, queue: &str) {
-        let (stamp, envelope) = (frame.stamp, frame.envelope.as_bytes());
+        let at = self.tail.len();
+        self.put_run_header(&frame.envelope, frame.stamp, mark, queue, 0);
+        self.run = Some(OpenRun {
+            at,
+            frames: 0,
+            envelope: frame.envelope.clone(),
+            id: frame.envelope.id_span(),
+            stamp: frame.stamp,
+            queue: queue.into(),
+            mark: mark.map(|mark| Mark {
+                seq: Seq::ZERO,
+                lease: 0,
+                ..mark
+            }),
+            writer: EntryWriter::new(frame.envelope.id().as_bytes()),
+        });
+    }
+
+    fn put_run_header(&mut self, envelope: &Envelope, stamp: Stamp, mark: Option<Mark>, queue: &str, frames: u32) {
+        let envelope = envelope.as_bytes();
         let has_trace = stamp.trace.trace_id != [0; 16];
         let mut flags = stamp.flags.bits();
         flags |= if has_trace { RUN_FLAG_TRACE } else { 0 };
         flags |= if queue.is_empty() { 0 } else { RUN_FLAG_QUEUE };
         flags |= if mark.is_some() { RUN_FLAG_MARKS } else { 0 };
-        let (at, tail) = (self.tail.len(), &mut self.tail);
+        let tail = &mut self.tail;
         tail.put_slice(&[flags, stamp.hops]);
         tail.put_u16_le(mark.map_or(0, |mark| mark.shard.get()));
-        tail.put_u32_le(0);
+        tail.put_u32_le(frames);
         tail.put_u32_le(u32::try_from(envelope.len()).expect("an envelope's limit was checked when it was made"));
         tail.put_u64_le(stamp.accepted_at.as_millis());
         tail.put_u64_le(stamp.expires_at.as_millis());
@@ -172,23 +214,6 @@ impl Packer {
             tail.put_slice(queue.as_bytes());
         }
         tail.put_slice(envelope);
-        let id = frame.envelope.id_span();
-        let mut last_id = [0; MESSAGE_ID_BYTES_MAX];
-        last_id[..id.len()].copy_from_slice(&envelope[id.clone()]);
-        self.run = Some(OpenRun {
-            at,
-            frames: 0,
-            envelope: frame.envelope.clone(),
-            id,
-            stamp,
-            queue: queue.into(),
-            mark: mark.map(|mark| Mark {
-                seq: Seq::ZERO,
-                lease: 0,
-                ..mark
-            }),
-            last_id,
-        });
     }
 }
 
@@ -204,35 +229,16 @@ impl OpenRun {
 
     /// All of an entry but the body.
     fn put_entry(&mut self, id: &[u8], body_bytes: usize, mark: Option<Mark>, into: &mut BytesMut) {
-        let last = &mut self.last_id[..id.len()];
-        let shared = id.iter().zip(&*last).take_while(|(one, other)| one == other).count();
-        into.put_slice(&[length_byte(shared), length_byte(id.len() - shared)]);
-        into.put_slice(&id[shared..]);
-        last[shared..].copy_from_slice(&id[shared..]);
-        put_varint(body_bytes as u64, into);
+        self.writer.put(id, body_bytes, into);
         if let (Some(before), Some(mark)) = (&mut self.mark, mark) {
-            put_varint(zigzag(mark.seq.raw().wrapping_sub(before.seq.raw())), into);
-            put_varint(zigzag(mark.lease.wrapping_sub(before.lease)), into);
+            put_difference(mark.seq.raw(), before.seq.raw(), into);
+            put_difference(mark.lease, before.lease, into);
             *before = mark;
         }
         self.frames += 1;
     }
 }
 
-fn length_byte(length: usize) -> u8 {
-    u8::try_from(length).expect("a message id has at most 128 bytes")
-}
-
-/// Small differences of either sign as small numbers.
-const fn zigzag(difference: u64) -> u64 {
-    (difference << 1) ^ (((difference as i64) >> 63) as u64)
-}
-
-/// LEB128: seven bits a byte, lowest first, the eighth where more follow.
-fn put_varint(mut number: u64, into: &mut BytesMut) {
-    while number >= 0x80 {
-        into.put_u8((number as u8) | 0x80);
-        number >>= 7;
-    }
-    into.put_u8(number as u8);
+fn count_word(frames: usize) -> u32 {
+    u32::try_from(frames).expect("a run has at most as many frames as a batch")
 }

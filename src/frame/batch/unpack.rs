@@ -5,22 +5,19 @@ use std::io::Read;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
-    BATCH_HEADER_BYTES, BatchError, ENTRY_BYTES_MIN, FLAG_ZSTD, Header, Item, Mark, QUEUE_BYTES_MAX, RUN_FLAG_MARKS,
+    BATCH_HEADER_BYTES, BatchError, FLAG_ZSTD, Header, Item, Mark, Part, QUEUE_BYTES_MAX, RUN_FLAG_MARKS,
     RUN_FLAG_QUEUE, RUN_FLAG_TRACE, RUN_FLAGS_KNOWN, RUN_HEADER_BYTES, TRACE_BYTES, check_header, check_size,
 };
 use crate::{
     frame::{
-        Frame, Seq, ShardId, Stamp,
+        Frame, Qos, Run, Seq, ShardId, Stamp,
+        entry::{ENTRY_BYTES_MIN, EntryError, EntryReader, LastId},
         envelope::Envelope,
-        grammar::is_message_id,
-        limits::{BODY_BYTES_MAX, ENVELOPE_BYTES_MAX, MESSAGE_ID_BYTES_MAX},
+        limits::ENVELOPE_BYTES_MAX,
         wire::Flags,
     },
     time::Timestamp,
 };
-
-/// Longest varint, in bytes: 64 bits in groups of seven.
-const VARINT_BYTES_MAX: usize = 10;
 
 /// How many bytes the batch has that `from` begins with; `None` while its header is not all there. A claim above `bytes_max`,
 /// on the wire or inflated, is refused before anything is kept for it.
@@ -39,10 +36,10 @@ pub fn length(from: &[u8], bytes_max: usize) -> Result<Option<usize>, BatchError
     Ok(Some(BATCH_HEADER_BYTES + packed))
 }
 
-/// Takes one batch off the front of `from`, hands each frame to `take` and returns how many they were. Bodies are slices of
-/// `from` where it is not compressed; the envelopes of a run share one buffer. On an error `from` is unchanged, and frames
-/// before the bad one may have been handed over.
-pub fn decode(from: &mut Bytes, mut take: impl FnMut(Item<'_>)) -> Result<usize, BatchError> {
+/// Takes one batch off the front of `from`, hands each part to `take` and returns how many frames they were. Bodies are slices
+/// of `from` where it is not compressed; the envelopes of frames of a run share one buffer. On an error `from` is unchanged, and
+/// parts before the bad one may have been handed over.
+pub fn decode(from: &mut Bytes, mut take: impl FnMut(Part<'_>)) -> Result<usize, BatchError> {
     let Some(header) = from.get(..BATCH_HEADER_BYTES) else {
         return Err(BatchError::Truncated {
             have: from.len(),
@@ -69,21 +66,13 @@ pub fn decode(from: &mut Bytes, mut take: impl FnMut(Item<'_>)) -> Result<usize,
     }
     let (mut have, mut index, mut envelopes) = (0, 0, 0);
     while payload.has_remaining() {
-        let run = Run::decode(&mut payload, index)?;
-        have += run.frames;
+        let section = Section::decode(&mut payload, index)?;
+        let first = tag.wrapping_add(have as u64);
+        have += section.frames;
         // A small run of many frames with a large envelope must not become a large heap.
-        envelopes += run.frames * run.envelope.as_bytes().len();
+        envelopes += section.frames * section.envelope.as_bytes().len();
         check_size(have, envelopes)?;
-        let mut tag = tag.wrapping_add((have - run.frames) as u64);
-        run.entries(&mut payload, |(frame, mark, queue)| {
-            take(Item {
-                tag,
-                frame,
-                mark,
-                queue,
-            });
-            tag = tag.wrapping_add(1);
-        })?;
+        section.entries(&mut payload, first, &mut take)?;
         index += 1;
     }
     if have != said {
@@ -106,7 +95,7 @@ fn inflate(packed: &[u8], inflated: usize) -> Result<Bytes, BatchError> {
 }
 
 /// A run whose entries are not read yet.
-struct Run {
+struct Section {
     index: usize,
     frames: usize,
     stamp: Stamp,
@@ -115,7 +104,7 @@ struct Run {
     envelope: Envelope,
 }
 
-impl Run {
+impl Section {
     fn decode(from: &mut Bytes, index: usize) -> Result<Self, BatchError> {
         let truncated = || BatchError::RunTruncated { index };
         if from.len() < RUN_HEADER_BYTES {
@@ -169,45 +158,59 @@ impl Run {
         })
     }
 
-    /// Hands the frames over. All their envelopes are copies of the run's in one buffer, each with its own id.
-    fn entries(
-        &self,
-        from: &mut Bytes,
-        mut hand_over: impl FnMut((Frame, Option<Mark>, &str)),
-    ) -> Result<(), BatchError> {
+    /// Hands the entries over: whole, or frame by frame.
+    fn entries(self, from: &mut Bytes, tag: u64, take: impl FnMut(Part<'_>)) -> Result<(), BatchError> {
+        let index = self.index;
+        let is_whole = self.shard.is_none() && self.envelope.qos() == Qos::AtMostOnce;
+        let taken = if is_whole {
+            self.whole(from, take)
+        } else {
+            self.each(from, tag, take)
+        };
+        taken.map_err(|error| match error {
+            EntryError::Truncated => BatchError::RunTruncated { index },
+            EntryError::Id => BatchError::Id { index },
+            EntryError::BodyTooLarge { bytes } => BatchError::BodyTooLarge { index, bytes },
+        })
+    }
+
+    fn whole(self, from: &mut Bytes, mut take: impl FnMut(Part<'_>)) -> Result<(), EntryError> {
+        let run = Run::unpack(self.envelope, self.stamp, self.frames, from)?;
+        let queue = queue_text(&self.queue);
+        take(Part::Run { run, queue });
+        Ok(())
+    }
+
+    /// All the envelopes are copies of the run's in one buffer, each with its own id.
+    fn each(self, from: &mut Bytes, mut tag: u64, mut take: impl FnMut(Part<'_>)) -> Result<(), EntryError> {
         let (template, id) = (self.envelope.as_bytes(), self.envelope.id_span());
-        let queue = std::str::from_utf8(&self.queue).expect("it was checked when the run was decoded");
+        let queue = queue_text(&self.queue);
         let mut envelopes = BytesMut::with_capacity(self.frames * template.len());
         // The claimed number was held against the bytes that are there.
         let mut bodies = Vec::with_capacity(self.frames);
-        let mut cursor = Cursor {
-            index: self.index,
-            bytes: from,
-            at: 0,
-        };
-        let mut last_id = [0; MESSAGE_ID_BYTES_MAX];
-        let last_id = &mut last_id[..id.len()];
-        last_id.copy_from_slice(&template[id.clone()]);
+        let mut reader = EntryReader::new(from, id.len());
+        let mut last_id = LastId::new(&template[id.clone()]);
         let mut mark = self.shard.map(|shard| Mark {
             shard,
             seq: Seq::ZERO,
             lease: 0,
         });
         for _ in 0..self.frames {
-            cursor.id(last_id)?;
-            let body_bytes = cursor.body_bytes()?;
+            let (shared, rest) = reader.id()?;
+            last_id.advance(shared, rest);
+            let body_bytes = reader.body_bytes()?;
             if let Some(mark) = &mut mark {
-                mark.seq = Seq::from_raw(mark.seq.raw().wrapping_add(unzigzag(cursor.varint()?)));
-                mark.lease = mark.lease.wrapping_add(unzigzag(cursor.varint()?));
+                mark.seq = Seq::from_raw(mark.seq.raw().wrapping_add(reader.difference()?));
+                mark.lease = mark.lease.wrapping_add(reader.difference()?);
             }
-            let start = cursor.at;
-            cursor.take(body_bytes)?;
-            bodies.push((start..cursor.at, mark));
+            let start = reader.at;
+            reader.take(body_bytes)?;
+            bodies.push((start..reader.at, mark));
             let envelope = envelopes.len();
             envelopes.put_slice(template);
-            envelopes[envelope + id.start..envelope + id.end].copy_from_slice(last_id);
+            envelopes[envelope + id.start..envelope + id.end].copy_from_slice(last_id.as_bytes());
         }
-        let (end, envelopes) = (cursor.at, envelopes.freeze());
+        let (end, envelopes) = (reader.at, envelopes.freeze());
         for (at, (body, mark)) in bodies.into_iter().enumerate() {
             let envelope = envelopes.slice(at * template.len()..(at + 1) * template.len());
             let frame = Frame {
@@ -215,73 +218,21 @@ impl Run {
                 body: from.slice(body),
                 stamp: self.stamp,
             };
-            hand_over((frame, mark, queue));
+            take(Part::Frame(Item {
+                tag,
+                frame,
+                mark,
+                queue,
+            }));
+            tag = tag.wrapping_add(1);
         }
         from.advance(end);
         Ok(())
     }
 }
 
-/// Where reading stands within a run's entries. Nothing is taken out, so that a field costs no reference count.
-struct Cursor<'a> {
-    /// The run's.
-    index: usize,
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    const fn truncated(&self) -> BatchError {
-        BatchError::RunTruncated { index: self.index }
-    }
-
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], BatchError> {
-        let end = self.at.checked_add(bytes).ok_or(self.truncated())?;
-        let taken = self.bytes.get(self.at..end).ok_or(self.truncated())?;
-        self.at = end;
-        Ok(taken)
-    }
-
-    /// Turns the id before into this entry's.
-    fn id(&mut self, last: &mut [u8]) -> Result<(), BatchError> {
-        let [shared, rest] = *self.take(2)? else {
-            return Err(self.truncated());
-        };
-        let (shared, rest) = (usize::from(shared), self.take(rest.into())?);
-        if shared + rest.len() != last.len() || (!rest.is_empty() && !is_message_id(rest)) {
-            return Err(BatchError::Id { index: self.index });
-        }
-        last[shared..].copy_from_slice(rest);
-        Ok(())
-    }
-
-    fn body_bytes(&mut self) -> Result<usize, BatchError> {
-        let bytes = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
-        match bytes > BODY_BYTES_MAX {
-            true => Err(BatchError::BodyTooLarge {
-                index: self.index,
-                bytes,
-            }),
-            false => Ok(bytes),
-        }
-    }
-
-    fn varint(&mut self) -> Result<u64, BatchError> {
-        let (mut number, mut shift) = (0u64, 0);
-        for (at, byte) in self.bytes[self.at..].iter().take(VARINT_BYTES_MAX).enumerate() {
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                self.at += at + 1;
-                return Ok(number);
-            }
-            shift += 7;
-        }
-        Err(self.truncated())
-    }
-}
-
-const fn unzigzag(number: u64) -> u64 {
-    (number >> 1) ^ (number & 1).wrapping_neg()
+fn queue_text(queue: &Bytes) -> &str {
+    str::from_utf8(queue).expect("it was checked when the run's header was read")
 }
 
 fn take(from: &mut Bytes, bytes: usize) -> Option<Bytes> {

@@ -25,10 +25,10 @@ use crate::{
     router::{
         Publisher, SessionHandle,
         error::FabricError,
-        surface::{Attach, DeliveryId, Inbox, Principal, Protocol, Refusal, SessionQueue, Tag, Window},
+        surface::{Attach, DeliveryId, Inbox, Principal, Protocol, Refusal, Sending, SessionQueue, Tag, Window},
     },
     rpc::{
-        Parcel, SendFrame,
+        Gatherer, Parcel, SendFrame,
         convert::{FieldError, known, optional, required},
         v1::{self, client_frame, server_frame},
     },
@@ -68,7 +68,7 @@ pub(super) struct Reader {
     hand_over: mpsc::Sender<HandOver>,
     session: Option<Session>,
     /// Frames on their way to the publisher; kept for its memory.
-    batch: Vec<(Option<Tag>, Frame)>,
+    batch: Vec<Sending>,
 }
 
 impl Reader {
@@ -178,17 +178,35 @@ impl Reader {
 
     async fn send(&mut self, send: SendFrame) -> Result<(), Status> {
         check_count("send.messages", send.messages.len()).map_err(wrong)?;
-        let mode = known("send.receipts", send.receipts).map_err(wrong)?;
+        let mode: v1::ReceiptMode = known("send.receipts", send.receipts).map_err(wrong)?;
         let sender = optional("send.from", &send.from, |text| AgentId::new(text)).map_err(wrong)?;
         Counters::add(&self.door.counters.messages_in, send.messages.len());
         let mut refused = Vec::new();
+        let answers_all = mode == v1::ReceiptMode::All;
+        let (mut gatherer, count) = (Gatherer::default(), send.messages.len());
         for (index, parcel) in send.messages.into_iter().enumerate() {
             let tag = send.first_tag.wrapping_add(index as Tag);
-            match self.frame(parcel, sender.as_ref()) {
-                Ok(frame) => self.batch.push((answered(tag, mode, frame.envelope.qos()), frame)),
+            if let Parcel::Encoded(bytes) = &parcel
+                && gatherer.add(bytes)
+            {
+                continue;
+            }
+            let gathered = |run| Sending::Pass(None, run);
+            match self.frame(parcel.clone(), sender.as_ref()) {
+                Ok(frame) => match parcel {
+                    Parcel::Encoded(bytes) if !answers_all && frame.envelope.qos() == Qos::AtMostOnce => {
+                        self.batch
+                            .extend(gatherer.begin(bytes, frame, count - index).map(gathered));
+                    }
+                    _ => {
+                        self.batch.extend(gatherer.finish().map(gathered));
+                        self.batch.push(Sending::one(tag, frame, answers_all));
+                    }
+                },
                 Err(refusal) => refused.push(show::receipt((tag, Err(refusal)))),
             }
         }
+        self.batch.extend(gatherer.finish().map(|run| Sending::Pass(None, run)));
         if !refused.is_empty() {
             Counters::add(&self.door.counters.errors, refused.len());
             self.hand_over(server_frame::Frame::Receipts(v1::Receipts { receipts: refused }))
@@ -302,14 +320,6 @@ async fn settle_one(handle: SessionHandle, settle: Settle) -> v1::Settled {
     }
 }
 
-/// The tag under which the fabric answers; `None`: no answer is wanted.
-fn answered(tag: Tag, mode: v1::ReceiptMode, qos: Qos) -> Option<Tag> {
-    match mode {
-        v1::ReceiptMode::All => Some(tag),
-        v1::ReceiptMode::Unspecified => qos.is_durable().then_some(tag),
-    }
-}
-
 fn wish(attach: v1::Attach) -> Result<Attach, FieldError> {
     let inbox = match known("attach.inbox", attach.inbox)? {
         v1::InboxMode::Unspecified | v1::InboxMode::Open => Inbox::Open,
@@ -369,12 +379,5 @@ mod tests {
         let unknown = v1::Attach { inbox: 3, ..attach() };
         assert_eq!(wish(unknown).unwrap_err().field, "attach.inbox");
         assert_eq!(wish(v1::Attach::default()).unwrap_err().field, "attach.agent");
-    }
-
-    #[test]
-    fn qos_0_is_answered_only_where_all_are() {
-        assert_eq!(answered(7, v1::ReceiptMode::Unspecified, Qos::AtMostOnce), None);
-        assert_eq!(answered(7, v1::ReceiptMode::Unspecified, Qos::AtLeastOnce), Some(7));
-        assert_eq!(answered(7, v1::ReceiptMode::All, Qos::AtMostOnce), Some(7));
     }
 }

@@ -17,10 +17,10 @@ use crate::{
     frame::Address,
     router::{
         Answers, SessionHandle, SessionReceiver,
-        surface::{Answer, Delivery, DeliveryId, Goodbye, SessionEvent, Window},
+        surface::{Answer, DeliveryId, Goodbye, Piece, SessionEvent, Window},
     },
     rpc::{
-        BATCH_BYTES, BATCH_MESSAGES,
+        self, BATCH_BYTES, BATCH_MESSAGES,
         v1::{self, server_frame::Frame},
     },
 };
@@ -67,9 +67,9 @@ struct Session {
     acks: Acks,
     inbox: Address,
     /// Taken from the receiver and not written yet; at most one batch.
-    waiting: VecDeque<Delivery>,
+    waiting: VecDeque<rpc::Delivery>,
     /// Scratch for the receiver.
-    taken: Vec<Delivery>,
+    taken: Vec<Piece>,
     /// Written, to be acknowledged once the next item is asked for.
     written: Vec<DeliveryId>,
 }
@@ -204,29 +204,35 @@ impl Session {
     }
 
     async fn receive(&mut self) -> SessionEvent {
-        let event = self.receiver.next(&mut self.taken, BATCH_MESSAGES).await;
-        self.waiting.extend(self.taken.drain(..));
+        let event = self.receiver.next_pieces(&mut self.taken, BATCH_MESSAGES).await;
+        self.show_taken();
         event
     }
 
     /// The next item of what waits: a batch, or one large delivery.
     fn next_frame(&mut self) -> Option<v1::Deliveries> {
         self.acknowledge_written();
-        if self.waiting.is_empty() && self.receiver.try_next(&mut self.taken, BATCH_MESSAGES) > 0 {
-            self.waiting.extend(self.taken.drain(..));
+        if self.waiting.is_empty() && self.receiver.try_next_pieces(&mut self.taken, BATCH_MESSAGES) > 0 {
+            self.show_taken();
         }
         let mut deliveries = Vec::with_capacity(self.waiting.len());
         let mut bytes = 0;
         while bytes < BATCH_BYTES
             && let Some(delivery) = self.waiting.pop_front()
         {
-            bytes += delivery.frame.body.len();
+            bytes += delivery.message_bytes();
             if self.acks == Acks::Writer {
-                self.written.extend(delivery.id);
+                self.written.extend(delivery.id.and_then(show::own_id));
             }
-            deliveries.push(show::delivery(delivery, self.inbox.as_str()));
+            deliveries.push(delivery);
         }
         (!deliveries.is_empty()).then_some(v1::Deliveries { deliveries })
+    }
+
+    fn show_taken(&mut self) {
+        for piece in self.taken.drain(..) {
+            show::piece(piece, self.inbox.as_str(), &mut self.waiting);
+        }
     }
 
     /// The transport asks for the next item only after it took the one before.
