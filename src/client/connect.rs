@@ -18,7 +18,9 @@ use crate::{
     frame::{batch::Compression, limits::BODY_BYTES_MAX},
     native::link::Link,
     rpc::{
-        BATCH_BYTES, health,
+        BATCH_BYTES,
+        convert::FieldError,
+        health,
         v1::{groups_client::GroupsClient, messaging_client::MessagingClient, registry_client::RegistryClient},
     },
 };
@@ -79,7 +81,17 @@ impl ClientBuilder {
         self
     }
 
-    /// QUIC's windows, MTU, segmentation offload and timeouts, where the defaults do not fit.
+    /// QUIC's windows, MTU, segmentation offload and timeouts, where the defaults do not fit a `weft://` URL; others have no
+    /// use for it. An MTU takes effect where the node has it too (`quic.mtu`); one outside 1,200 to 6,500 bytes is refused by
+    /// connecting, with [`Error::Invalid`].
+    ///
+    /// ```no_run
+    /// # async fn run(ca: Vec<u8>) -> Result<(), weft::client::Error> {
+    /// use weft::client::{Client, Link};
+    /// let link = Link { mtu: 6400, ..Link::default() };
+    /// let client = Client::builder("weft://127.0.0.1:4433").tls_ca_pem(ca).quic_link(link).connect().await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn quic_link(mut self, link: Link) -> Self {
         self.link = link;
@@ -140,6 +152,9 @@ impl ClientBuilder {
             return Ok(None);
         };
         let (host, port) = host_and_port(&origin).map_err(|detail| self.refuse(detail))?;
+        self.link
+            .check()
+            .map_err(|error| FieldError::new("quic_link.mtu", error))?;
         let settings = Settings {
             host,
             port,
@@ -381,6 +396,26 @@ mod tests {
             let error = Client::builder(url).connect_lazy().unwrap_err();
             assert!(error.to_string().contains("tls_ca_pem"), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn a_link_with_an_mtu_that_no_connection_can_have_is_refused_before_anything_is_bound() {
+        let connect = |mtu| {
+            let link = Link { mtu, ..Link::default() };
+            let builder = Client::builder("weft://localhost:1").tls_ca_pem("not looked at yet");
+            builder.quic_link(link).connect_lazy().unwrap_err().to_string()
+        };
+        for mtu in [0, 1199, 6501, u16::MAX] {
+            let error = connect(mtu);
+            assert_eq!(
+                error,
+                format!("`quic_link.mtu` is {mtu}, but must be 1200 to 6500 bytes")
+            );
+        }
+        assert!(
+            !connect(6500).contains("mtu"),
+            "the certificate is what is wrong with this one"
+        );
     }
 
     #[test]

@@ -28,7 +28,10 @@ mod settle;
 mod tls;
 mod unary;
 
-pub use crate::frame::{CommunicationMode, MemberPermissions};
+pub use crate::{
+    frame::{CommunicationMode, MemberPermissions},
+    native::link::Link,
+};
 pub use connect::{Client, ClientBuilder, Health};
 pub use error::{Error, Refused};
 pub use groups::{Group, GroupDraft};

@@ -8,6 +8,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use thiserror::Error;
 
 use super::BATCH_STREAMS_MAX;
 
@@ -52,7 +53,20 @@ impl Default for Link {
     }
 }
 
+/// An MTU that no connection can have. The caller's fault; never worth a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("is {0}, but must be {MTU_MIN} to {MTU_MAX} bytes")]
+pub struct MtuError(pub u16);
+
 impl Link {
+    /// Refuses what no connection can have. Whoever takes a link from outside asks this before anything is bound.
+    pub const fn check(&self) -> Result<(), MtuError> {
+        match self.mtu {
+            MTU_MIN..=MTU_MAX => Ok(()),
+            mtu => Err(MtuError(mtu)),
+        }
+    }
+
     /// The transport's settings. A peer that is not known yet may have `unread_bytes_max` under way, and no one-way streams
     /// where `streams` is 0; both are raised once it is known.
     pub fn transport(&self, unread_bytes_max: u32, streams: u32) -> TransportConfig {

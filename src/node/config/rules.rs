@@ -7,7 +7,7 @@ use super::{
     listen::Listen,
     setting::{DEFAULT, Problem, Source},
 };
-use crate::{frame::limits, native::link};
+use crate::frame::limits;
 
 /// Most shard workers: a thread each, and no shard has two.
 const WORKERS_MAX: usize = limits::SHARDS as usize;
@@ -43,17 +43,10 @@ pub fn check(config: &Config, sources: &BTreeMap<String, Source>, problems: &mut
             );
         }
     }
-    let link = &config.quic.settings.link;
-    if !(link::MTU_MIN..=link::MTU_MAX).contains(&link.mtu) {
-        let message = format!(
-            "is {}, but must be {} to {} bytes",
-            link.mtu,
-            link::MTU_MIN,
-            link::MTU_MAX
-        );
+    if let Err(error) = config.quic.settings.link.check() {
         broken(
             "quic.mtu",
-            message,
+            error.to_string(),
             "1452 for the Internet, 6400 on loopback and with jumbo frames",
         );
     }
