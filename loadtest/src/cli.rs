@@ -91,6 +91,10 @@ pub struct Target {
     /// Encrypt gRPC between such a node and its clients.
     #[arg(long, requires = "serve")]
     pub tls: bool,
+    /// Largest UDP payload of QUIC, in bytes, 1,200 to 6,500: of clients, and of the node where it is started here. 6,400 suits
+    /// loopback and jumbo frames.
+    #[arg(long, value_name = "BYTES")]
+    pub quic_mtu: Option<u16>,
     /// A node that runs already: grpc://, grpcs://, weft:// or http://HOST:PORT; once for each listener that is needed.
     #[arg(long, value_name = "URL")]
     pub url: Vec<String>,
@@ -122,7 +126,8 @@ pub struct Shape {
     /// Quality of service: 0, 1 or 2.
     #[arg(long)]
     pub qos: Option<Quality>,
-    #[arg(long)]
+    /// Bytes of a body, 32 at least.
+    #[arg(long, visible_alias = "body")]
     pub body_bytes: Option<usize>,
     /// Measured seconds, at most.
     #[arg(long)]

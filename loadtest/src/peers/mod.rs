@@ -12,7 +12,9 @@ pub mod limits;
 mod mqtt;
 mod nats;
 mod ours;
+mod raw;
 mod redis;
+mod slim;
 mod table;
 mod wire;
 mod workload;
@@ -51,7 +53,8 @@ pub struct Arguments {
     /// Seconds of a case before measuring starts.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    #[arg(long, default_value_t = 256)]
+    /// Bytes of a body, 32 at least.
+    #[arg(long, visible_alias = "body", default_value_t = 256)]
     body_bytes: usize,
     /// Pairs of agents of the cases that are otherwise one to one; 500 are 1,000 agents.
     #[arg(long, default_value_t = 1)]
@@ -68,6 +71,9 @@ pub struct Arguments {
     /// Stored messages of P10. 1,000,000 is what the goal asks for.
     #[arg(long, default_value_t = 1_000_000)]
     stored: u64,
+    /// Where a peer's program is that is not on the path, such as `--program slimctl=/opt/slim/slimctl`; may be given again.
+    #[arg(long = "program", value_name = "NAME=PATH", value_parser = program)]
+    programs: Vec<(String, PathBuf)>,
     /// Folder for the data of everything that is started; it decides what the durable cases measure.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     data_parent: PathBuf,
@@ -135,7 +141,16 @@ fn setting(arguments: &Arguments) -> Result<Setting, String> {
             messages: arguments.stored,
         },
         certificates: Certificates::new()?,
+        programs: arguments.programs.clone(),
     })
+}
+
+fn program(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("is not NAME=PATH")?;
+    match PathBuf::from(file) {
+        file if file.is_file() => Ok((name.to_owned(), file)),
+        file => Err(format!("there is no file {}", file.display())),
+    }
 }
 
 fn wanted(ids: &[String]) -> Result<Vec<Goal>, String> {
@@ -171,9 +186,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_program_is_named_with_the_file_that_it_is() {
+        let own = std::env::current_exe().expect("a test is a file");
+        let text = format!("slimctl={}", own.display());
+        assert_eq!(program(&text), Ok(("slimctl".to_owned(), own)));
+        assert!(program("slimctl").is_err_and(|error| error.contains("NAME=PATH")));
+        assert!(program("slimctl=/nowhere/slimctl").is_err_and(|error| error.contains("no file")));
+    }
+
+    #[test]
     fn a_goal_brings_its_own_case_and_the_one_it_is_held_against() {
         let goals = wanted(&["P6".to_owned()]).expect("a goal");
-        assert_eq!(cases_of(&goals), [Case::WeftHttp, Case::BareAxum]);
+        assert_eq!(cases_of(&goals), [Case::WeftHttpRaw, Case::BareAxum, Case::WeftHttp]);
         assert!(wanted(&["P5".to_owned()]).expect_err("comes with MQTT").contains("P12"));
     }
 }

@@ -10,6 +10,8 @@ use weft::{
 use super::{
     case::{Absent, Case, Setting, of_start},
     figures::{Figure, Figures},
+    limits, raw,
+    workload::Shape,
 };
 use crate::{
     child::Folder,
@@ -37,8 +39,15 @@ impl Ours<'_> {
     pub async fn run(self, case: Case) -> Result<Figures, Absent> {
         let figures = match case {
             Case::WeftQuic => self.pairs(Protocol::Quic, |_| {}).await,
-            // The node would take it (`quic.mtu`); an end that does not keeps both at the smaller one.
-            Case::WeftQuic6400 => Err("the client library has no setting for the MTU".to_owned()),
+            Case::WeftQuic6400 => {
+                self.pairs(Protocol::Quic, |serve| serve.quic_mtu = Some(limits::MTU_LOOPBACK))
+                    .await
+            }
+            Case::WeftGrpcRaw => self.raw(Shape::Pairs(self.0.pairs), Encryption::Plain).await,
+            Case::WeftGrpcTlsRaw => self.raw(Shape::Pairs(self.0.pairs), Encryption::Tls).await,
+            Case::WeftFanOutRaw => self.raw(Shape::FanOut(self.0.fan), Encryption::Tls).await,
+            Case::WeftFanInRaw => self.raw(Shape::FanIn(self.0.fan), Encryption::Tls).await,
+            Case::WeftHttpRaw => self.http_raw().await,
             Case::WeftGrpc => self.pairs(Protocol::Grpc, |_| {}).await,
             Case::WeftGrpcTls => {
                 self.pairs(Protocol::Grpc, |serve| serve.encryption = Encryption::Tls)
@@ -50,9 +59,9 @@ impl Ours<'_> {
             Case::WeftRequestGrpc => self.request(Protocol::Grpc).await,
             Case::WeftRequestQuic => self.request(Protocol::Quic).await,
             Case::WeftRequestHalfLoad => self.request_at_half_load().await,
-            Case::WeftCritical => self.simple(Scenario::Priorities, 1).await,
-            Case::WeftFanOut => self.simple(Scenario::FanOut, self.0.fan).await,
-            Case::WeftFanIn => self.simple(Scenario::FanIn, self.0.fan).await,
+            Case::WeftCritical => self.simple(Scenario::Priorities, 1, Encryption::Plain).await,
+            Case::WeftFanOut => self.simple(Scenario::FanOut, self.0.fan, Encryption::Tls).await,
+            Case::WeftFanIn => self.simple(Scenario::FanIn, self.0.fan, Encryption::Tls).await,
             Case::WeftManyMailboxes => self.many_mailboxes().await,
             Case::WeftManyAgents => self.many_agents().await,
             Case::WeftStartFull => self.start_full().await,
@@ -91,6 +100,18 @@ impl Ours<'_> {
         serve.protocol = protocol;
         change(&mut serve);
         self.measure(&serve, &self.pairs_plan(protocol)).await
+    }
+
+    async fn raw(self, shape: Shape, encryption: Encryption) -> Result<Figures, String> {
+        let node = Node::serve(&Serve {
+            encryption,
+            ..self.serve()
+        })?;
+        raw::publish_subscribe(&node, shape, self.0.extent).await
+    }
+
+    async fn http_raw(self) -> Result<Figures, String> {
+        raw::http(&Node::serve(&self.serve())?, self.0.extent).await
     }
 
     fn pairs_plan(self, protocol: Protocol) -> Plan {
@@ -148,9 +169,12 @@ impl Ours<'_> {
         checked(request?).map(|run| Figures::of_run(&run))
     }
 
-    async fn simple(self, scenario: Scenario, agents: usize) -> Result<Figures, String> {
-        self.measure(&self.serve(), &self.plan(scenario, Protocol::Grpc, agents))
-            .await
+    async fn simple(self, scenario: Scenario, agents: usize, encryption: Encryption) -> Result<Figures, String> {
+        let serve = Serve {
+            encryption,
+            ..self.serve()
+        };
+        self.measure(&serve, &self.plan(scenario, Protocol::Grpc, agents)).await
     }
 
     async fn idle(self, protocol: Protocol) -> Result<Figures, String> {

@@ -71,6 +71,8 @@ impl Layout {
     fn producer(&mut self, plan: &Plan, to: &Address, consumers: Vec<usize>, sharing: Sharing) {
         let lanes = match (plan.protocol, plan.load) {
             (Protocol::Http, Load::Closed { in_flight }) => in_flight.clamp(1, HTTP_PRODUCERS_MAX),
+            // What is due must not wait for the answer to what was due before.
+            (Protocol::Http, Load::Open { .. }) => HTTP_PRODUCERS_MAX,
             _ => 1,
         };
         for _ in 0..lanes {
@@ -258,6 +260,21 @@ mod tests {
             plan.load = Load::Closed { in_flight: 4 };
         });
         assert_eq!(layout.producers.len(), 4);
+    }
+
+    #[test]
+    fn an_open_loop_over_http_has_as_many_connections_as_a_closed_one_that_saturates() {
+        let producers = |load| {
+            let layout = layout(Scenario::OneToOne, |plan| {
+                plan.protocol = Protocol::Http;
+                plan.load = load;
+            });
+            layout.producers.len()
+        };
+        assert_eq!(
+            producers(Load::Open { rate_per_s: 640.0 }),
+            producers(Load::Closed { in_flight: 256 })
+        );
     }
 
     #[test]

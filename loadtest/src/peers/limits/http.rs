@@ -4,19 +4,23 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Json, Router, http::StatusCode, routing::post, serve::ListenerExt};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::super::ours::HTTP_CONNECTIONS;
 use crate::driver::Connection;
 
+/// How long a connection waits that must not post yet.
+const LOOK: Duration = Duration::from_millis(1);
+
 #[derive(Deserialize)]
-struct Send {
+struct Posted {
     from_agent: String,
     to_agent: String,
     qos: u8,
@@ -30,11 +34,11 @@ struct Receipt {
     recipients: usize,
 }
 
-async fn take(Json(send): Json<Send>) -> (StatusCode, Json<Receipt>) {
+async fn take(Json(posted): Json<Posted>) -> (StatusCode, Json<Receipt>) {
     let receipt = Receipt {
-        message_id: send.from_agent,
-        status: if send.qos == 0 { "sent" } else { "queued" },
-        recipients: usize::from(!send.to_agent.is_empty() && !send.body.is_empty()),
+        message_id: posted.from_agent,
+        status: if posted.qos == 0 { "sent" } else { "queued" },
+        recipients: usize::from(!posted.to_agent.is_empty() && !posted.body.is_empty()),
     };
     (StatusCode::ACCEPTED, Json(receipt))
 }
@@ -54,34 +58,55 @@ pub async fn serve() -> Result<(), String> {
 
 /// Connections that post one after the other.
 #[derive(Debug)]
-pub struct Clients(JoinSet<Result<(), String>>);
+pub struct Clients {
+    posting: JoinSet<Result<(), String>>,
+    stop: Arc<AtomicBool>,
+}
 
 impl Clients {
-    /// Starts them; answers are counted.
-    pub async fn start(server: SocketAddr, body_bytes: usize, answered: &Arc<AtomicU64>) -> Result<Self, String> {
+    /// Starts them, from one agent to another; answers are counted, and nothing is posted while `is_full`.
+    pub async fn start(
+        server: SocketAddr,
+        (from, to): (&str, &str),
+        body_bytes: usize,
+        answered: &Arc<AtomicU64>,
+        is_full: impl Fn() -> bool + Clone + Send + 'static,
+    ) -> Result<Self, String> {
         let json = format!(
-            r#"{{"from_agent":"loadtest/0000/producer-0","to_agent":"loadtest/0000/consumer-0","priority":"normal","qos":0,"body":"{}"}}"#,
+            r#"{{"from_agent":"{from}","to_agent":"{to}","priority":"normal","qos":0,"body":"{}"}}"#,
             ".".repeat(body_bytes)
         );
-        let mut clients = JoinSet::new();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut posting = JoinSet::new();
         for _ in 0..HTTP_CONNECTIONS {
             let mut connection = Connection::open(&server.to_string()).await?;
             let request = connection.request("POST", "/messages/send", &json);
-            let answered = answered.clone();
-            clients.spawn(async move {
-                loop {
+            let (answered, stop, is_full) = (answered.clone(), stop.clone(), is_full.clone());
+            posting.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    if is_full() {
+                        sleep(LOOK).await;
+                        continue;
+                    }
                     match connection.exchange(request.as_bytes()).await? {
                         (202, _) => answered.fetch_add(1, Ordering::Relaxed),
-                        (status, _) => return Err(format!("answered {status}")),
+                        (status, body) => {
+                            return Err(format!("answered {status}: {}", String::from_utf8_lossy(body)));
+                        }
                     };
                 }
+                Ok(())
             });
         }
-        Ok(Self(clients))
+        Ok(Self { posting, stop })
     }
 
-    /// Stops them.
-    pub fn stop(mut self) {
-        self.0.abort_all();
+    /// Lets each have its last answer; an error where one was not as it should be.
+    pub async fn finish(mut self) -> Result<(), String> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(done) = self.posting.join_next().await {
+            done.map_err(|error| error.to_string())??;
+        }
+        Ok(())
     }
 }

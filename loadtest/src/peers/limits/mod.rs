@@ -23,6 +23,8 @@ use std::{
 use clap::{Args, ValueEnum};
 use weft::time::monotonic;
 
+pub use http::Clients as HttpClients;
+
 use super::{
     figures::{Figure, Figures},
     wire::Certificate,
@@ -30,6 +32,7 @@ use super::{
 };
 use crate::{
     child::{Folder, Server},
+    measure::process::Pid,
     report::count,
 };
 
@@ -122,7 +125,7 @@ pub async fn relay_quic(extent: Extent, mtu: u16) -> Result<Figures, String> {
     let (server, address) = start(&arguments, Some(folder))?;
     let delivered = Arc::new(AtomicU64::new(0));
     let clients = relay::Clients::start(address, mtu, &certificate.pem, extent.body_bytes, delivered.clone()).await?;
-    let figures = measure(&server, &delivered, extent).await;
+    let figures = measure(Some(server.pid()), || delivered.load(Ordering::Relaxed), extent).await;
     clients.stop();
     figures
 }
@@ -132,7 +135,7 @@ pub async fn relay_grpc(extent: Extent) -> Result<Figures, String> {
     let (server, address) = start(&["relay-grpc"], None)?;
     let delivered = Arc::new(AtomicU64::new(0));
     let clients = grpc::Clients::start(address, extent.body_bytes, delivered.clone()).await?;
-    let figures = measure(&server, &delivered, extent).await;
+    let figures = measure(Some(server.pid()), || delivered.load(Ordering::Relaxed), extent).await;
     clients.stop();
     figures
 }
@@ -141,14 +144,16 @@ pub async fn relay_grpc(extent: Extent) -> Result<Figures, String> {
 pub async fn bare_http(extent: Extent) -> Result<Figures, String> {
     let (server, address) = start(&["http"], None)?;
     let answered = Arc::new(AtomicU64::new(0));
-    let clients = http::Clients::start(address, extent.body_bytes, &answered).await?;
-    let figures = measure(&server, &answered, extent).await;
-    clients.stop();
+    let agents = ("bare/producer", "bare/consumer");
+    let clients = HttpClients::start(address, agents, extent.body_bytes, &answered, || false).await?;
+    let figures = measure(Some(server.pid()), || answered.load(Ordering::Relaxed), extent).await;
+    clients.finish().await?;
     figures
 }
 
-async fn measure(server: &Server, moved: &AtomicU64, extent: Extent) -> Result<Figures, String> {
-    let look = || (monotonic(), moved.load(Ordering::Relaxed), server.pid().sample());
+/// How much moves a second once it is warm, and what of processor time the server takes for it.
+pub async fn measure(server: Option<Pid>, moved: impl Fn() -> u64, extent: Extent) -> Result<Figures, String> {
+    let look = || (monotonic(), moved(), server.and_then(Pid::sample));
     tokio::time::sleep(extent.warm_up).await;
     let before = look();
     tokio::time::sleep(extent.time).await;

@@ -1,0 +1,244 @@
+//! Frames of `weft.v1` as bytes: sends that are encoded once and only get new message ids, and deliveries that are counted by
+//! walking over them. Pure; what a frame holds is in `proto/weft/v1`.
+
+use bytes::{BufMut, Bytes};
+use prost::Message as _;
+use weft::rpc::v1;
+
+/// Messages of one frame: what the node and its clients use.
+pub const FRAME_MESSAGES: u64 = 32;
+/// Digits of a message's id, which counts its publisher's messages.
+const ID_DIGITS: usize = 16;
+const QOS_AT_MOST_ONCE: i32 = 1;
+const PRIORITY_NORMAL: i32 = 2;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Message {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "3")]
+    to: String,
+    #[prost(int32, tag = "4")]
+    priority: i32,
+    #[prost(int32, tag = "5")]
+    qos: i32,
+    #[prost(bytes = "bytes", tag = "15")]
+    body: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Send {
+    #[prost(uint64, tag = "1")]
+    first_tag: u64,
+    #[prost(message, repeated, tag = "2")]
+    messages: Vec<Message>,
+    #[prost(string, tag = "4")]
+    from: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ClientFrame {
+    #[prost(message, optional, tag = "2")]
+    send: Option<Send>,
+}
+
+/// A frame of messages of QoS 0 from one agent to one address, encoded but for the ids: what lies before each of them, and
+/// behind the last.
+#[derive(Debug)]
+pub struct Template {
+    before_ids: Vec<Bytes>,
+    behind: Bytes,
+    bytes: usize,
+}
+
+impl Template {
+    /// Encodes the frame.
+    pub fn new(from: &str, to: &str, body_bytes: usize) -> Self {
+        let message = Message {
+            // Found again below: nothing else in the frame has a NUL byte this often in a row.
+            id: "\0".repeat(ID_DIGITS),
+            to: to.to_owned(),
+            priority: PRIORITY_NORMAL,
+            qos: QOS_AT_MOST_ONCE,
+            body: vec![b'.'; body_bytes].into(),
+        };
+        let frame = ClientFrame {
+            send: Some(Send {
+                // Nothing is answered at QoS 0, so nothing needs telling apart.
+                first_tag: 1,
+                messages: vec![message; FRAME_MESSAGES as usize],
+                from: from.to_owned(),
+            }),
+        };
+        let encoded = Bytes::from(frame.encode_to_vec());
+        let mut before_ids = Vec::new();
+        let mut start = 0;
+        for at in memchr::memmem::find_iter(&encoded, &[0; ID_DIGITS]) {
+            before_ids.push(encoded.slice(start..at));
+            start = at + ID_DIGITS;
+        }
+        Self {
+            before_ids,
+            behind: encoded.slice(start..),
+            bytes: encoded.len(),
+        }
+    }
+
+    /// Writes the frame whose first message has this number.
+    pub fn write(&self, first: u64, out: &mut impl BufMut) {
+        for (number, before) in (first..).zip(&self.before_ids) {
+            out.put_slice(before);
+            out.put_slice(&digits(number));
+        }
+        out.put_slice(&self.behind);
+    }
+
+    /// Bytes of a frame.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// A number in hexadecimal, all digits of it.
+fn digits(number: u64) -> [u8; ID_DIGITS] {
+    let mut digits = [0; ID_DIGITS];
+    for (digit, shift) in digits.iter_mut().zip((0..16).rev()) {
+        *digit = b"0123456789abcdef"[((number >> (4 * shift)) & 0xf) as usize];
+    }
+    digits
+}
+
+/// The frame that opens an agent's inbox with as large a window as the node gives, or only attaches it.
+pub fn attach(agent: &str, inbox: v1::InboxMode) -> Bytes {
+    let attach = v1::Attach {
+        agent: agent.to_owned(),
+        inbox: inbox.into(),
+        window_messages: u32::MAX,
+        window_bytes: u64::MAX,
+        ..v1::Attach::default()
+    };
+    encode(v1::client_frame::Frame::Attach(attach))
+}
+
+/// The frame that subscribes to a topic.
+pub fn subscribe(topic: &str) -> Bytes {
+    let subscribe = v1::Subscribe {
+        tag: 1,
+        filters: vec![topic.to_owned()],
+    };
+    encode(v1::client_frame::Frame::Subscribe(subscribe))
+}
+
+fn encode(frame: v1::client_frame::Frame) -> Bytes {
+    v1::ClientFrame { frame: Some(frame) }.encode_to_vec().into()
+}
+
+/// What the node sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    Welcome,
+    /// So many deliveries.
+    Deliveries(u64),
+    /// Done as asked.
+    Subscribed,
+    /// A refusal, a goodbye, or what nobody asked for; the number of its field in `ServerFrame`.
+    Other(u64),
+}
+
+/// Looks into a `ServerFrame`; `None` where the bytes are none.
+pub fn said(frame: &[u8]) -> Option<Said> {
+    /// Fields of `ServerFrame`, and of `Subscribed` that says what went wrong.
+    const WELCOME: u64 = 1;
+    const DELIVERIES: u64 = 2;
+    const SUBSCRIBED: u64 = 5;
+    const PROBLEM: u64 = 2;
+    let ((field, inside), _) = field(frame)?;
+    Some(match field {
+        WELCOME => Said::Welcome,
+        DELIVERIES => Said::Deliveries(fields(inside).count() as u64),
+        SUBSCRIBED if fields(inside).all(|(field, _)| field != PROBLEM) => Said::Subscribed,
+        _ => Said::Other(field),
+    })
+}
+
+/// The fields of a message, with what is inside those that have a length. Ends at what is no field.
+fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        let (found, rest) = field(bytes)?;
+        bytes = rest;
+        Some(found)
+    })
+}
+
+/// A field: its number and what is inside it, and what comes after it.
+type Field<'a> = ((u64, &'a [u8]), &'a [u8]);
+
+fn field(bytes: &[u8]) -> Option<Field<'_>> {
+    const VARINT: u64 = 0;
+    const LENGTH: u64 = 2;
+    let (key, rest) = varint(bytes)?;
+    match key & 7 {
+        VARINT => Some(((key >> 3, &[]), varint(rest)?.1)),
+        LENGTH => {
+            let (length, rest) = varint(rest)?;
+            let (inside, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+            Some(((key >> 3, inside), rest))
+        }
+        _ => None,
+    }
+}
+
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let mut value = 0;
+    for (place, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * place);
+        if byte & 0x80 == 0 {
+            return Some((value, &bytes[place + 1..]));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_its_messages_with_ids_that_count_on() {
+        for body_bytes in [1, 64, 256, 4096] {
+            let template = Template::new("a/b", "agent:c", body_bytes);
+            let mut bytes = Vec::new();
+            template.write(0x1f, &mut bytes);
+            assert_eq!(bytes.len(), template.bytes());
+            let send = ClientFrame::decode(&bytes[..]).expect("a frame").send.expect("a send");
+            assert_eq!((send.from.as_str(), send.messages.len()), ("a/b", 32));
+            assert_eq!(send.messages[0].id, "000000000000001f");
+            assert_eq!(send.messages[31].id, "000000000000003e");
+            assert!(send.messages.iter().all(|message| message.body.len() == body_bytes));
+            assert!(send.messages.iter().all(|message| message.to == "agent:c"));
+        }
+    }
+
+    #[test]
+    fn deliveries_are_counted_without_being_decoded() {
+        use v1::server_frame::Frame;
+        let said = |frame| said(&v1::ServerFrame { frame: Some(frame) }.encode_to_vec());
+        let welcome = v1::Welcome {
+            agent: "a".into(),
+            ..v1::Welcome::default()
+        };
+        assert_eq!(said(Frame::Welcome(welcome)), Some(Said::Welcome));
+        let subscribed = |problem| Frame::Subscribed(v1::Subscribed { tag: 300, problem });
+        assert_eq!(said(subscribed(None)), Some(Said::Subscribed));
+        assert_eq!(said(subscribed(Some(v1::Problem::default()))), Some(Said::Other(5)));
+        let goodbye = v1::Goodbye::default();
+        assert_eq!(said(Frame::Goodbye(goodbye)), Some(Said::Other(6)));
+        // `Deliveries` with three of them, of 2, 0 and 200 bytes.
+        let large = [&[0x0a, 200, 1][..], &[0; 200]].concat();
+        let three = [&[0x0a, 2, 8, 1, 0x0a, 0][..], &large].concat();
+        let frame = [&[0x12, u8::try_from(three.len() & 0x7f).unwrap() | 0x80, 1][..], &three].concat();
+        assert_eq!(super::said(&frame), Some(Said::Deliveries(3)));
+        assert_eq!(super::said(&frame[..20]), None, "cut off");
+        assert_eq!(super::said(&[]), None);
+    }
+}
