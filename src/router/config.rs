@@ -100,7 +100,7 @@ impl Default for Config {
             parked_messages_max: 1_000,
             worker_frames_max: 65_536,
             worker_bytes_max: 64 * MIB as usize,
-            lane_frames_max: 4_096,
+            lane_frames_max: 32_768,
             lane_bytes_max: 8 * MIB as usize,
             in_flight_messages_max: 256,
             in_flight_bytes_max: MIB,

@@ -44,8 +44,9 @@ impl Weigh for Chunk {
     }
 }
 
-/// Chunks of QoS 0 in a lane: a ring of so many slots and a window's takes 51 KiB, where one of `lane_frames_max` would take 174.
-const LANE_CHUNKS_MAX: usize = 1024;
+/// Chunks of QoS 0 in a lane: as many single messages as whoever sends them one by one may be ahead. A ring of so many slots and a
+/// window's takes 174 KiB, and is allocated by the first message of its priority; one of `lane_frames_max` would take 1.3 MiB.
+const LANE_CHUNKS_MAX: usize = 4_096;
 /// Room in a lane, in bytes, beyond its bounds for QoS 0 and a session's window: one largest message may pass a window alone.
 const LANE_BYTES_SLACK: usize = BODY_BYTES_MAX + ENVELOPE_BYTES_MAX + PREFIX_BYTES;
 

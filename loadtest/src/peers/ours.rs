@@ -123,7 +123,7 @@ impl Ours<'_> {
         let mut plan = self.plan(scenario, protocol, self.0.pairs);
         // A thousand agents with a small window each are as many messages under way as one pair with a large one.
         if let Load::Closed { in_flight } = &mut plan.load {
-            *in_flight = (16_384 / self.0.pairs).clamp(16, 2_048);
+            *in_flight = (16_384 / self.0.pairs).clamp(16, 16_384);
         }
         plan
     }

@@ -27,18 +27,16 @@ use super::{
 };
 use crate::node::{Endpoints, Node};
 
-/// Messages under way to one agent: half of what its lane holds (4,096), as nothing may be dropped for want of room.
-const UNDER_WAY_MAX: usize = 2_048;
+/// Messages under way to one agent, as the peers' publishers have it: half of what its lane holds (32,768), as nothing may be dropped
+/// for want of room.
+const UNDER_WAY_MAX: usize = 16_384;
 /// Bytes of bodies under way to one agent: half of what its lane holds (8 MiB).
 const UNDER_WAY_BYTES_MAX: usize = 4 << 20;
 /// Of all pairs together, as the peers' publishers have it, but two frames of each pair at least.
 const UNDER_WAY_ALL_MAX: usize = 16_384;
 const UNDER_WAY_MIN: usize = 2 * FRAME_MESSAGES as usize;
-/// Answered messages that are not delivered: a lane holds 1,024 hand-outs, and a `POST` is one by itself.
-const HTTP_AHEAD_MAX: u64 = 512;
-/// Messages under way to everyone who is subscribed: a step of the node hands a subscriber as little as one, which takes as much
-/// of a lane as many.
-const UNDER_WAY_FAN_OUT_MAX: usize = 512;
+/// Answered messages that are not delivered: a lane holds 4,096 hand-outs, and a `POST` is one by itself.
+const HTTP_AHEAD_MAX: u64 = 2_048;
 const TOPIC: &str = "load/raw";
 const CONSUMER: &str = "loadtest/raw/consumer";
 const PRODUCER: &str = "loadtest/raw/producer";
@@ -51,11 +49,7 @@ pub async fn publish_subscribe(node: &Node, shape: Shape, extent: Extent) -> Res
         Shape::FanIn(publishers) => (1, publishers, 1),
     };
     let topic = matches!(shape, Shape::FanOut(_)).then_some(TOPIC);
-    let under_way = match shape {
-        Shape::FanOut(_) => UNDER_WAY_FAN_OUT_MAX,
-        Shape::Pairs(_) | Shape::FanIn(_) => UNDER_WAY_ALL_MAX / subjects,
-    };
-    let under_way = under_way
+    let under_way = (UNDER_WAY_ALL_MAX / subjects)
         .min(UNDER_WAY_BYTES_MAX / extent.body_bytes.max(1))
         .clamp(UNDER_WAY_MIN, UNDER_WAY_MAX);
     let mut sessions = Sessions::default();
