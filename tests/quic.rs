@@ -1,6 +1,8 @@
 //! The QUIC edge and the client, over real sockets against a fabric on the memory store.
 
 mod quic_node;
+#[path = "quic/runs.rs"]
+mod runs;
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -72,12 +72,11 @@ pub struct Relay {
     pub targets: Vec<Address>,
 }
 
-/// Copies of a QoS 0 fan-out that go to one shard: no cursor, nothing to confirm.
+/// A QoS 0 fan-out: a copy for each target, in whichever shards they live. No cursor, nothing to confirm.
 #[derive(Clone, Debug)]
 pub struct PassedRelay {
-    pub to: ShardId,
     pub run: Run,
-    pub targets: Vec<Address>,
+    pub targets: Targets,
 }
 
 /// A stored message to be read: its frame is wanted.

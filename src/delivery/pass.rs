@@ -10,11 +10,10 @@ use super::{
     message::ConsumerId,
     output::{Acceptance, Out, PassedOn, PassedRelay, Verdict},
     queue::QueueIx,
-    relay::by_shard,
     state::{Route, ShardState, acceptance, count},
 };
 use crate::{
-    frame::{PREFIX_BYTES, Qos, Run, record::Status},
+    frame::{Address, PREFIX_BYTES, Qos, Run, record::Status},
     time::Timestamp,
 };
 
@@ -35,20 +34,22 @@ impl<A> ShardState<A> {
     pub fn handle_pass(&mut self, pass: Pass<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         let Pass { run, route, answer } = pass;
         let taken = match &route {
+            Route::FanOut { targets, .. } if targets.is_empty() => {
+                out.counts.dropped += run.frames() as u64;
+                Acceptance {
+                    recipients: 0,
+                    ..acceptance(None)
+                }
+            }
             Route::FanOut { targets, .. } => {
-                let taken = Acceptance {
-                    recipients: count(targets.len()),
-                    attended: !targets.is_empty(),
-                    ..acceptance((!targets.is_empty()).then_some(Status::Sent))
-                };
-                if targets.is_empty() {
-                    out.counts.dropped += run.frames() as u64;
+                let targets = targets.clone();
+                let recipients = count(targets.len());
+                out.passed_relays.push(PassedRelay { run, targets });
+                Acceptance {
+                    recipients,
+                    attended: true,
+                    ..acceptance(Some(Status::Sent))
                 }
-                for (to, targets) in by_shard(targets) {
-                    let run = run.clone();
-                    out.passed_relays.push(PassedRelay { to, run, targets });
-                }
-                taken
             }
             Route::Envelope { hash, .. } => {
                 let found = self.find_queue(*hash, run.envelope().to());
@@ -63,12 +64,17 @@ impl<A> ShardState<A> {
             .extend(answer.map(|answer| (answer, Verdict::Accepted(taken))));
     }
 
-    /// Copies of a fan-out come in: each target gets the messages, where somebody is there.
-    pub fn handle_passed_relay(&mut self, relay: &PassedRelay, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        for target in &relay.targets {
-            let found = self.find_queue(target.hash64(), target.as_str());
-            self.pass_on(found, relay.run.clone(), now, out, gate);
-        }
+    /// A copy of a fan-out comes in for one of its targets, who gets the messages where somebody is there.
+    pub fn handle_passed_copy(
+        &mut self,
+        run: Run,
+        target: &Address,
+        now: Timestamp,
+        out: &mut Out<A>,
+        gate: &Gate<'_>,
+    ) {
+        let found = self.find_queue(target.hash64(), target.as_str());
+        self.pass_on(found, run, now, out, gate);
     }
 
     fn pass_on(

@@ -95,7 +95,7 @@ impl<A> ShardState<A> {
 }
 
 /// Targets gathered by their home shard, in order of shard.
-pub(super) fn by_shard(targets: &[Address]) -> Vec<(ShardId, Vec<Address>)> {
+fn by_shard(targets: &[Address]) -> Vec<(ShardId, Vec<Address>)> {
     let mut sorted: Vec<_> = targets
         .iter()
         .map(|target| (target.home_shard(), target.clone()))

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     delivery::{
-        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, HandOut, Held, Limits, Out, PassedOn, Publish,
-        QueueKind, Relay, ShardState, Verdict, WorkerMark,
+        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, HandOut, Held, Limits, Out, PassedOn,
+        PassedRelay, Publish, QueueKind, Relay, ShardState, Verdict, WORKERS_MAX, WorkerMark,
     },
     frame::{
         Address, AgentId, Envelope, Frame, Priority, Seq, ShardId, Stamp, TrackingId,
@@ -254,6 +254,18 @@ impl Shards {
         self.hand_on(local, None);
     }
 
+    /// Runs a shard's machine for QoS 0, which leaves nothing to commit or to pump.
+    fn pass(&mut self, shard: ShardId, run: impl FnOnce(&mut ShardState<Ask>, &mut Out<Ask>, &Gate<'_>)) {
+        let local = self.local(shard);
+        {
+            let gate = may_receive(&*self.context.policy);
+            run(&mut self.shards[local].state, &mut self.out, &gate);
+        }
+        if !self.out.answers.is_empty() || !self.out.passed_relays.is_empty() {
+            self.hand_on(local, None);
+        }
+    }
+
     fn publish(&mut self, batch: Vec<Inbound>, now: Timestamp) {
         let bytes: usize = batch.iter().map(|inbound| inbound.intake.body_bytes()).sum();
         self.counters.body_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -261,9 +273,7 @@ impl Shards {
         for Inbound { shard, intake } in batch {
             match intake {
                 Intake::Keep(publish) => self.keep(shard, *publish, now),
-                Intake::Pass(pass) => self.run_shard(self.local(shard), |state, out, gate| {
-                    state.handle_pass(pass, now, out, gate);
-                }),
+                Intake::Pass(pass) => self.pass(shard, |state, out, gate| state.handle_pass(pass, now, out, gate)),
             }
         }
     }
@@ -335,11 +345,7 @@ impl Shards {
                     state.handle_copies(*copies, now, out, gate)
                 });
             }
-            Control::PassedRelay(relay) => {
-                self.run_shard(self.local(relay.to), |state, out, gate| {
-                    state.handle_passed_relay(&relay, now, out, gate);
-                });
-            }
+            Control::PassedRelay(relay) => self.passed_relay(&relay, now),
             Control::RelayDone { shard, seq } => {
                 self.run_shard(self.local(shard), |state, out, _| {
                     state.handle_relay_done(seq, now, out)
@@ -567,15 +573,9 @@ impl Shards {
             self.relay(shard, relay);
         }
         self.out.relays = relays;
-        for relay in self.out.passed_relays.drain(..) {
-            let target = self.context.workers.of(relay.to);
-            if target.control.len() < PASSED_RELAYS_MAX {
-                target.control(Control::PassedRelay(Box::new(relay)));
-            } else {
-                let dropped = (relay.run.frames() * relay.targets.len()) as u64;
-                self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
-            }
-        }
+        let mut passed_relays = std::mem::take(&mut self.out.passed_relays);
+        passed_relays.drain(..).for_each(|relay| self.relay_passed(&relay));
+        self.out.passed_relays = passed_relays;
         for given_up in self.out.given_up.drain(..) {
             log_given_up(shard, &given_up);
         }
@@ -611,6 +611,36 @@ impl Shards {
             copies: Box::new(copies),
         };
         self.context.workers.of(relay.to).control(control);
+    }
+
+    /// A QoS 0 fan-out goes once to each worker that has targets, this one among them.
+    fn relay_passed(&self, relay: &PassedRelay) {
+        let workers = &self.context.workers;
+        let mut targets = [0; WORKERS_MAX];
+        for target in relay.targets.iter() {
+            targets[workers.index_of(target.home_shard())] += 1;
+        }
+        for (handle, targets) in workers.handles.iter().zip(targets).filter(|(_, targets)| *targets > 0) {
+            if handle.control.len() < PASSED_RELAYS_MAX {
+                handle.control(Control::PassedRelay(Box::new(relay.clone())));
+            } else {
+                let dropped = relay.run.frames() as u64 * targets;
+                self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The targets of a QoS 0 fan-out that live here get their copies.
+    fn passed_relay(&mut self, relay: &PassedRelay, now: Timestamp) {
+        for target in relay.targets.iter() {
+            let shard = target.home_shard();
+            if self.context.workers.index_of(shard) == self.context.index {
+                let run = relay.run.clone();
+                self.pass(shard, |state, out, gate| {
+                    state.handle_passed_copy(run, target, now, out, gate);
+                });
+            }
+        }
     }
 
     fn answer(&self, shard: ShardId, ask: Ask, verdict: Verdict, failure: Option<&StoreError>) {

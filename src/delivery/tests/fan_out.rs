@@ -215,7 +215,7 @@ fn qos_0_copies_go_to_who_is_there_and_leave_nothing() {
         .out
         .passed_relays
         .drain(..)
-        .flat_map(|relay| relay.targets)
+        .flat_map(|relay| relay.targets.to_vec())
         .collect();
     assert_eq!(targets.len(), 2);
     world.attach("agent:a#mem1", 1, "a", 0);

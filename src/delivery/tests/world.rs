@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::{invariants, store::ModelStore};
 use crate::{
     delivery::{
-        Acceptance, After, Consumer, ConsumerId, Copies, Credit, HandOut, Lease, Limits, Nack, Out, Pass, PassedRelay,
-        Publish, QueueKind, Relay, Route, Selection, ShardState, Targets, Verdict, WorkerMark,
+        Acceptance, After, Consumer, ConsumerId, Copies, Credit, HandOut, Lease, Limits, Nack, Out, Pass, Publish,
+        QueueKind, Relay, Route, Selection, ShardState, Targets, Verdict, WorkerMark,
     },
     frame::{
         Address, AgentId, Draft, Envelope, Frame, LastHop, MessageId, Priority, Qos, Run, RunBuilder, Seq, ShardId,
@@ -266,12 +266,10 @@ impl World {
 
     /// Copies of a QoS 0 fan-out come in.
     pub fn passed_copies(&mut self, mail: &Mail, targets: &[&str]) {
-        let relay = PassedRelay {
-            to: ShardId::of_hash(0),
-            run: Run::one(mail.frame(self.now)),
-            targets: targets.iter().copied().map(address).collect(),
-        };
-        self.run(|shard, now, out, gate| shard.handle_passed_relay(&relay, now, out, gate));
+        for target in targets.iter().copied().map(address) {
+            let run = Run::one(mail.frame(self.now));
+            self.run(|shard, now, out, gate| shard.handle_passed_copy(run, &target, now, out, gate));
+        }
     }
 
     // --- sessions ----------------------------------------------------------------------------------------------------

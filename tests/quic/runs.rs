@@ -1,10 +1,7 @@
 //! Runs: many alike messages sent at once, over every pair of protocols, against a fabric on the memory store.
 
-mod quic_node;
-
 use std::collections::BTreeSet;
 
-use quic_node::{Server, within};
 use weft::{
     client::{Client, Delivery, Error, Message, Session, SessionOptions},
     frame::{AgentId, Priority, Qos, TopicFilter, TopicName},
@@ -13,6 +10,8 @@ use weft::{
         surface::{Attach, Inbox, Principal, Protocol, SessionQueue, Window},
     },
 };
+
+use crate::quic_node::{PATIENCE, Server, until, within};
 
 /// Messages under way at once: below what a session's lane holds.
 const AT_ONCE: usize = 1_000;
@@ -158,7 +157,7 @@ async fn what_cannot_go_as_a_run_is_refused_before_anything_is_sent() {
     let reserved = sender.send_run(passed("bob").header("weft-from", "eve"), ["1"]).await;
     assert!(reserved.unwrap_err().to_string().contains("weft-from"));
     assert_eq!(sender.stats().sent, 0);
-    within(sender.close(quic_node::PATIENCE)).await.unwrap();
+    within(sender.close(PATIENCE)).await.unwrap();
     server.stop().await;
 }
 
@@ -181,7 +180,7 @@ async fn a_session_that_does_not_read_holds_no_more_than_its_lane_and_the_rest_i
     let (_session, mut lane) = server.fabric.attach(&Principal::Anyone, attach).await.unwrap();
     let sender = open(&client, "alice", SessionOptions::send_only()).await;
     within(sender.send_run(passed("bob"), numbers(0..2_000))).await.unwrap();
-    quic_node::until(|| async { (server.fabric.counters().dropped == 1_500).then_some(()) }).await;
+    until(|| async { (server.fabric.counters().dropped == 1_500).then_some(()) }).await;
     let mut deliveries = Vec::new();
     assert_eq!(lane.try_next(&mut deliveries, 10_000), 500);
     let bodies: Vec<_> = deliveries.iter().map(|one| one.frame.body.clone()).collect();
@@ -200,7 +199,7 @@ async fn a_run_without_a_connection_is_dropped_and_said_so() {
     let client = server.client().await;
     let sender = open(&client, "alice", SessionOptions::send_only()).await;
     server.stop().await;
-    quic_node::until(|| async {
+    until(|| async {
         let sent = sender.send_run(passed("bob"), ["1"]).await;
         matches!(sent, Err(Error::Dropped)).then_some(())
     })
