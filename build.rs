@@ -28,6 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".")
         // Encoded straight from a frame; see src/rpc/delivery.rs.
         .extern_path(".weft.v1.Delivery", "crate::rpc::Delivery")
+        // As above, and for runs encoded as a whole.
+        .extern_path(".weft.v1.Deliveries", "crate::rpc::Deliveries")
         // Kept as it came in until it is archived; see src/rpc/send.rs.
         .extern_path(".weft.v1.SendFrame", "crate::rpc::SendFrame")
         .compile_fds(descriptors)?;

@@ -28,7 +28,7 @@ use weft::{
         surface::{Attach, Inbox, Piece, Principal, Protocol, Sending, SessionQueue, Window},
     },
     rpc::{
-        self, BATCH_MESSAGES, Parcel, SendFrame,
+        self, BATCH_MESSAGES, Deliveries, Gatherer, Parcel, SendFrame,
         convert::{incoming, outgoing},
         v1,
     },
@@ -127,7 +127,7 @@ fn encode_native(count: u64) {
     }
 }
 
-/// A stream's item as bytes to frames for the door.
+/// A stream's item as bytes to runs for the door.
 fn decode_grpc(count: u64) {
     let messages = frames(BATCH_MESSAGES, Qos::AtMostOnce)
         .iter()
@@ -146,24 +146,37 @@ fn decode_grpc(count: u64) {
         let Some(v1::client_frame::Frame::Send(send)) = item.frame else {
             panic!("a send was encoded");
         };
+        let mut gatherer = Gatherer::default();
         for parcel in send.messages {
-            let new_id = || MessageId::new("none").expect("well-formed");
-            black_box(incoming(parcel, None, new_id).expect("well-formed"));
+            let Parcel::Encoded(bytes) = &parcel else {
+                panic!("it came as bytes");
+            };
+            if !gatherer.add(bytes) {
+                let (bytes, new_id) = (bytes.clone(), || MessageId::new("none").expect("well-formed"));
+                let frame = incoming(parcel, None, new_id).expect("well-formed");
+                black_box(gatherer.begin(bytes, frame, BATCH_MESSAGES));
+            }
         }
+        black_box(gatherer.finish());
     }
 }
 
 /// Deliveries to a stream's item as bytes.
 fn encode_grpc(count: u64) {
-    let frames = frames(BATCH_MESSAGES, Qos::AtMostOnce);
+    let mut encoded = BytesMut::new();
+    encode_batch(&frames(BATCH_MESSAGES, Qos::AtMostOnce), &mut encoded);
+    let mut batch = Vec::new();
+    decode_batch(encoded.freeze(), &mut batch);
     let mut into = BytesMut::with_capacity(64 * 1024);
     for _ in 0..rounds(count, BATCH_MESSAGES) {
-        let deliveries = frames
-            .iter()
-            .map(|frame| rpc::Delivery::default().with_frame(frame.clone()))
-            .collect();
+        let mut deliveries = Deliveries::default();
+        for sending in &batch {
+            if let Sending::Pass(_, run) = sending {
+                deliveries.push_run(run, &rpc::Delivery::default());
+            }
+        }
         let item = v1::ServerFrame {
-            frame: Some(v1::server_frame::Frame::Deliveries(v1::Deliveries { deliveries })),
+            frame: Some(v1::server_frame::Frame::Deliveries(deliveries)),
         };
         into.clear();
         item.encode(&mut into).expect("the buffer grows");

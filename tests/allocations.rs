@@ -167,7 +167,6 @@ async fn through_the_fabric() {
         work.2.clear();
     }
     let cost = each(allocations() - before, rounds * BATCH);
-    println!("{cost:.3} allocations a message through the fabric");
     assert!(cost < 0.1, "{cost} allocations a message through the fabric");
 }
 
@@ -199,6 +198,5 @@ async fn between_two_sessions() {
     }
     let cost = each(counted, rounds * AT_ONCE);
     assert!(cost < 0.75, "{cost} allocations a message from client to client");
-    println!("{cost:.3} allocations a message from client to client");
     server.stop().await;
 }

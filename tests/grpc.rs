@@ -347,7 +347,8 @@ async fn the_node_acknowledges_what_it_wrote_where_the_stream_asks_for_it() {
             server_frame::Frame::Deliveries(batch) => {
                 bodies.extend(
                     batch
-                        .deliveries
+                        .into_vec()
+                        .unwrap()
                         .into_iter()
                         .map(|one| one.into_message().unwrap().unwrap().body),
                 );

@@ -40,7 +40,7 @@ pub enum Content {
     Missing,
     /// To be encoded, with the length of its encoded form: every message around it asks for that again.
     Frame(Frame, usize),
-    /// The bytes of a `weft.v1.Message`: as they came in, unread, or one of a run's ([`super::messages_of`]).
+    /// As it came in: the bytes of a `weft.v1.Message`, unread.
     Encoded(Bytes),
 }
 
@@ -51,15 +51,6 @@ impl Delivery {
         let bytes = frame_len(&frame);
         self.message = Content::Frame(frame, bytes);
         self
-    }
-
-    /// Bytes of the message, encoded.
-    pub fn message_bytes(&self) -> usize {
-        match &self.message {
-            Content::Missing => 0,
-            Content::Frame(_, bytes) => *bytes,
-            Content::Encoded(bytes) => bytes.len(),
-        }
     }
 
     /// The message, decoded; `None` where the sender left it out.

@@ -4,11 +4,13 @@
 //! values and gives values. Start at [`v1`]; [`convert`] checks what comes from outside.
 
 pub mod convert;
+mod deliveries;
 mod delivery;
 pub mod health;
 mod run;
 mod send;
 
+pub use deliveries::Deliveries;
 pub use delivery::{Content, Delivery};
 pub use run::{Gatherer, messages_of};
 pub use send::{Parcel, SendFrame};

@@ -7,10 +7,13 @@
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{decode_varint, encoded_len_varint};
+use prost::{
+    Message as _,
+    encoding::{decode_varint, encode_varint, encoded_len_varint},
+};
 
 use super::{
-    delivery::{put_body, put_id, put_middle, put_trace},
+    delivery::{Delivery, put_body, put_id, put_middle, put_trace},
     send::View,
 };
 use crate::frame::{Frame, Run, RunBuilder};
@@ -133,17 +136,11 @@ impl Template {
 
 /// The messages of a run, each encoded; slices of one buffer.
 pub fn messages_of(run: &Run) -> Vec<Bytes> {
-    let (mut middle, mut behind) = (Vec::with_capacity(128), Vec::new());
-    put_middle(run.envelope(), &mut middle);
-    put_trace(&run.stamp, &mut behind);
-    let each = middle.len() + behind.len() + run.envelope().id().len() + KEYS_BYTES;
-    let mut buffer = BytesMut::with_capacity(run.body_bytes() + run.frames() * each);
+    let alike = Alike::of(run);
+    let mut buffer = BytesMut::with_capacity(run.body_bytes() + run.frames() * alike.bytes_beside_body_max(run));
     let mut ends = Vec::with_capacity(run.frames());
     run.visit(|id, body| {
-        put_id(id, &mut buffer);
-        buffer.put_slice(&middle);
-        put_body(body, &mut buffer);
-        buffer.put_slice(&behind);
+        alike.put(id, body, &mut buffer);
         ends.push(buffer.len());
     });
     let (bytes, mut start) = (buffer.freeze(), 0);
@@ -151,16 +148,67 @@ pub fn messages_of(run: &Run) -> Vec<Bytes> {
     ends.into_iter().map(slice).collect()
 }
 
+/// A run's deliveries as the repeated field of `weft.v1.Deliveries`, appended. `shown`: all of a delivery but its message.
+pub(super) fn put_deliveries(run: &Run, shown: &Delivery, into: &mut BytesMut) {
+    let (alike, head) = (Alike::of(run), shown.encode_to_vec());
+    into.reserve(run.body_bytes() + run.frames() * (head.len() + 2 * KEYS_BYTES + alike.bytes_beside_body_max(run)));
+    run.visit(|id, body| {
+        let message = alike.encoded_len(id, body);
+        let delivery = head.len() + 1 + encoded_len_varint(message as u64) + message;
+        into.put_u8(DELIVERIES_KEY);
+        encode_varint(delivery as u64, into);
+        into.put_slice(&head);
+        into.put_u8(MESSAGE_KEY);
+        encode_varint(message as u64, into);
+        alike.put(id, body, into);
+    });
+}
+
+/// What the messages of a run have in common, encoded.
+struct Alike {
+    /// Between id and body.
+    middle: Vec<u8>,
+    /// Behind the body.
+    behind: Vec<u8>,
+}
+
+impl Alike {
+    fn of(run: &Run) -> Self {
+        let (mut middle, mut behind) = (Vec::with_capacity(128), Vec::new());
+        put_middle(run.envelope(), &mut middle);
+        put_trace(&run.stamp, &mut behind);
+        Self { middle, behind }
+    }
+
+    fn bytes_beside_body_max(&self, run: &Run) -> usize {
+        self.middle.len() + self.behind.len() + run.envelope().id().len() + KEYS_BYTES
+    }
+
+    fn encoded_len(&self, id: &str, body: &[u8]) -> usize {
+        let slice = |bytes: usize| 1 + encoded_len_varint(bytes as u64) + bytes;
+        let body = if body.is_empty() { 0 } else { slice(body.len()) };
+        slice(id.len()) + self.middle.len() + body + self.behind.len()
+    }
+
+    fn put(&self, id: &str, body: &[u8], into: &mut BytesMut) {
+        put_id(id, into);
+        into.put_slice(&self.middle);
+        put_body(body, into);
+        into.put_slice(&self.behind);
+    }
+}
+
 /// Keys and lengths of id and body, at most.
 const KEYS_BYTES: usize = 1 + 2 + 1 + 5;
+/// The keys of `Deliveries.deliveries` (1) and `Delivery.message` (7), both length-delimited.
+const DELIVERIES_KEY: u8 = 1 << 3 | 2;
+const MESSAGE_KEY: u8 = 7 << 3 | 2;
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use prost::Message as _;
-
     use super::*;
     use crate::rpc::{Parcel, convert::incoming, v1};
+    use proptest::prelude::*;
 
     fn message(id: &str, body: &[u8]) -> v1::Message {
         v1::Message {

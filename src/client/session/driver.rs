@@ -291,7 +291,12 @@ impl Driver {
 
     async fn handle(&self, frame: Frame, settler: &Settler, epoch: u64) -> Option<End> {
         match frame {
-            Frame::Deliveries(batch) => self.deliver(batch.deliveries, settler, epoch).await.err(),
+            Frame::Deliveries(batch) => match batch.into_vec() {
+                Ok(deliveries) => self.deliver(deliveries, settler, epoch).await.err(),
+                Err(error) => Some(End::Closed {
+                    reason: Error::protocol(error.to_string()).to_string(),
+                }),
+            },
             Frame::Receipts(receipts) => {
                 self.shared.answer(receipts.receipts);
                 None

@@ -1,7 +1,5 @@
 //! What the door answers, as `weft.v1` messages; and the small readings that several services share.
 
-use std::collections::VecDeque;
-
 use super::error;
 use crate::{
     frame::{Address, AgentId, Frame, Seq, ShardId, Stamp, TrackingId, record::Status},
@@ -10,13 +8,13 @@ use crate::{
         registry::{AgentView, CommunicationMode, GroupPolicies, GroupRecord, MemberPermissions},
         surface::{
             Accepted, AcceptedStatus, Answer, ConnectionView, Delivery, DeliveryId, KeptMessage, Lease, MessageStatus,
-            Piece, Refusal, Settled,
+            Refusal, Settled,
         },
     },
     rpc::{
-        self, Content, ITEM_MESSAGES_MAX,
+        self, ITEM_MESSAGES_MAX,
         convert::{FieldError, known, outgoing},
-        messages_of, v1,
+        v1,
     },
     time::Timestamp,
 };
@@ -64,21 +62,8 @@ pub fn delivery(delivery: Delivery, inbox: &str) -> rpc::Delivery {
     shown.with_frame(delivery.frame)
 }
 
-/// What a session gets in one piece, appended. What the messages of a run have in common is encoded once.
-pub fn piece(piece: Piece, inbox: &str, into: &mut VecDeque<rpc::Delivery>) {
-    let (run, queue) = match piece {
-        Piece::One(one) => return into.push_back(delivery(one, inbox)),
-        Piece::Run { run, queue } => (run, queue),
-    };
-    let shown = shown(None, &run.stamp, &queue, inbox);
-    into.extend(messages_of(&run).into_iter().map(|bytes| rpc::Delivery {
-        message: Content::Encoded(bytes),
-        ..shown.clone()
-    }));
-}
-
 /// All of a delivery but the message.
-fn shown(id: Option<DeliveryId>, stamp: &Stamp, queue: &Address, inbox: &str) -> rpc::Delivery {
+pub fn shown(id: Option<DeliveryId>, stamp: &Stamp, queue: &Address, inbox: &str) -> rpc::Delivery {
     rpc::Delivery {
         id: id.map(delivery_id),
         attempt: stamp.attempt.saturating_add(1),
@@ -114,7 +99,7 @@ pub fn delivery_ids(ids: Vec<v1::DeliveryId>) -> Result<Vec<DeliveryId>, FieldEr
 }
 
 /// A delivery id as the fabric has it; `None` where its shard is none.
-pub fn own_id(id: v1::DeliveryId) -> Option<DeliveryId> {
+fn own_id(id: v1::DeliveryId) -> Option<DeliveryId> {
     Some(DeliveryId {
         shard: u16::try_from(id.shard).ok().and_then(ShardId::new)?,
         seq: Seq::from_raw(id.seq),

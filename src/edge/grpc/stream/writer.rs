@@ -20,7 +20,7 @@ use crate::{
         surface::{Answer, DeliveryId, Goodbye, Piece, SessionEvent, Window},
     },
     rpc::{
-        self, BATCH_BYTES, BATCH_MESSAGES,
+        BATCH_BYTES, BATCH_MESSAGES, Deliveries,
         v1::{self, server_frame::Frame},
     },
 };
@@ -67,7 +67,7 @@ struct Session {
     acks: Acks,
     inbox: Address,
     /// Taken from the receiver and not written yet; at most one batch.
-    waiting: VecDeque<rpc::Delivery>,
+    waiting: VecDeque<Piece>,
     /// Scratch for the receiver.
     taken: Vec<Piece>,
     /// Written, to be acknowledged once the next item is asked for.
@@ -108,9 +108,9 @@ impl Writer {
     async fn next(&mut self) -> Step {
         loop {
             if self.ending.is_none()
-                && let Some(frame) = self.session.as_mut().and_then(Session::next_frame)
+                && let Some((frame, messages)) = self.session.as_mut().and_then(Session::next_frame)
             {
-                Counters::add(&self.door.counters.messages_out, frame.deliveries.len());
+                Counters::add(&self.door.counters.messages_out, messages);
                 return Step::Write(Frame::Deliveries(frame));
             }
             if self.from_reader.is_none() && self.answers.is_none() && (self.ending.is_some() || self.session.is_none())
@@ -205,34 +205,36 @@ impl Session {
 
     async fn receive(&mut self) -> SessionEvent {
         let event = self.receiver.next_pieces(&mut self.taken, BATCH_MESSAGES).await;
-        self.show_taken();
+        self.waiting.extend(self.taken.drain(..));
         event
     }
 
-    /// The next item of what waits: a batch, or one large delivery.
-    fn next_frame(&mut self) -> Option<v1::Deliveries> {
+    /// The next item of what waits, a batch or one large delivery, and how many messages it has.
+    fn next_frame(&mut self) -> Option<(Deliveries, usize)> {
         self.acknowledge_written();
         if self.waiting.is_empty() && self.receiver.try_next_pieces(&mut self.taken, BATCH_MESSAGES) > 0 {
-            self.show_taken();
+            self.waiting.extend(self.taken.drain(..));
         }
-        let mut deliveries = Vec::with_capacity(self.waiting.len());
-        let mut bytes = 0;
+        let (mut deliveries, mut messages, mut bytes) = (Deliveries::default(), 0, 0);
         while bytes < BATCH_BYTES
-            && let Some(delivery) = self.waiting.pop_front()
+            && let Some(piece) = self.waiting.pop_front()
         {
-            bytes += delivery.message_bytes();
-            if self.acks == Acks::Writer {
-                self.written.extend(delivery.id.and_then(show::own_id));
+            messages += piece.frames();
+            bytes += piece.weight_bytes();
+            match piece {
+                Piece::One(one) => {
+                    if self.acks == Acks::Writer {
+                        self.written.extend(one.id);
+                    }
+                    deliveries.push(show::delivery(one, self.inbox.as_str()));
+                }
+                Piece::Run { run, queue } => {
+                    let shown = show::shown(None, &run.stamp, &queue, self.inbox.as_str());
+                    deliveries.push_run(&run, &shown);
+                }
             }
-            deliveries.push(delivery);
         }
-        (!deliveries.is_empty()).then_some(v1::Deliveries { deliveries })
-    }
-
-    fn show_taken(&mut self) {
-        for piece in self.taken.drain(..) {
-            show::piece(piece, self.inbox.as_str(), &mut self.waiting);
-        }
+        (!deliveries.is_empty()).then_some((deliveries, messages))
     }
 
     /// The transport asks for the next item only after it took the one before.
