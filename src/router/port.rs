@@ -56,7 +56,7 @@ pub struct ShardCommit {
 /// What became of a commit, shard by shard, in the order given.
 pub type CommitOutcome = Vec<Result<(), StoreError>>;
 
-/// Called once with the outcome, from any thread; must not block.
+/// Called once with the outcome, from any thread; must not block. It may commit again, so a store holds no lock of its own meanwhile.
 pub type CommitDone = Box<dyn FnOnce(CommitOutcome) + Send>;
 
 /// Called once with the frames, in the order asked, from any thread; must not block.

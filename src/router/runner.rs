@@ -1,9 +1,10 @@
-//! Who runs a shard worker's steps: its own thread, or whoever brings the first command to a worker that sleeps.
+//! Who runs a shard worker's steps: its own thread, or whoever brings the first command, or a small commit's completion, to a worker
+//! that sleeps.
 //!
 //! Owns the lock around a worker's state and the worker's sleep. It must never know what a step does; that is `worker.rs`. A command
 //! that meets a sleeping worker is run where it is, which saves a wake-up and a switch between threads each way; one that meets a
 //! running worker goes into its inbox. Callers may hold a session's or an agent's lock meanwhile, so a step takes none of those.
-//! Start at [`Runner::run`] and [`WorkerHandle::run_here`].
+//! Start at [`Runner::run`], [`WorkerHandle::run_here`] and [`WorkerHandle::control_here`].
 
 use std::{
     sync::{PoisonError, TryLockError, atomic::Ordering},
@@ -14,7 +15,7 @@ use std::{
 
 use super::{
     worker::{STEP_BUDGET, Shards, take_in},
-    workers::{Command, WorkerHandle},
+    workers::{Command, Control, WorkerHandle},
 };
 use crate::{
     queue::{self, thread_waker},
@@ -33,6 +34,8 @@ pub(super) struct Runner {
     commands: Vec<Command>,
     /// When the worker's thread wakes by itself, where it sleeps.
     sleeps_until: Timestamp,
+    /// The inbox wakes the sleeping thread; where there was no room for a further commit it does not, and the next completion must.
+    listens: bool,
 }
 
 /// What a thread that ran a step does next.
@@ -49,6 +52,7 @@ impl Runner {
             inbox,
             commands: Vec::with_capacity(STEP_BUDGET),
             sleeps_until: Timestamp::default(),
+            listens: false,
         }
     }
 
@@ -89,7 +93,8 @@ impl Runner {
             return Next::End;
         }
         // Without room the inbox is not looked at until a commit completes, which wakes the thread.
-        if self.shards.has_room() && matches!(self.inbox.poll_ready(context), Poll::Ready(_)) {
+        self.listens = self.shards.has_room();
+        if self.listens && matches!(self.inbox.poll_ready(context), Poll::Ready(_)) {
             return Next::Run;
         }
         if !handle.leave() {
@@ -100,12 +105,17 @@ impl Runner {
         Next::Sleep(patience)
     }
 
-    /// Runs a command of the calling thread's, and what it leads to at once. True: more is to be done, or sooner than the sleeping thread
-    /// would wake.
+    /// Runs a command of the calling thread's, and what it leads to at once; returns as [`Runner::run_some`] does.
     fn run_one(&mut self, command: Command, handle: &WorkerHandle) -> bool {
-        handle.busy.store(true, Ordering::SeqCst);
         self.commands.push(command);
         self.shards.note_controls_ahead();
+        self.run_some(handle)
+    }
+
+    /// Runs what is there on the calling thread, and what it leads to at once. True: more is to be done, or sooner than the sleeping
+    /// thread would wake.
+    fn run_some(&mut self, handle: &WorkerHandle) -> bool {
+        handle.busy.store(true, Ordering::SeqCst);
         for _ in 0..STEPS_HERE_MAX {
             self.shards.step(&mut self.commands, time::now());
             if self.commands.is_empty() && handle.control.is_empty() && !self.shards.is_active() {
@@ -141,9 +151,28 @@ impl WorkerHandle {
         None
     }
 
+    /// Sends a control message that the calling thread may act on itself: where the worker sleeps, its step runs here. For those who
+    /// have nothing better to do, such as a store's thread that made a commit durable.
+    pub fn control_here(&self, control: Control) {
+        if !self.send(control) {
+            return;
+        }
+        let is_thread_needed = match self.runner.try_lock() {
+            Ok(mut guard) => match guard.as_mut().filter(|runner| runner.listens) {
+                Some(runner) => runner.run_some(self),
+                None => true,
+            },
+            // Whoever runs it may be past its last look; a panic is the thread's to find.
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => true,
+        };
+        if is_thread_needed {
+            self.wake();
+        }
+    }
+
     /// Ends a turn; false where control messages came in meanwhile, whose senders relied on this turn to see them.
     ///
-    /// The senders' half is in [`WorkerHandle::control`]: each side writes, then reads what the other wrote, sequentially consistent,
+    /// The senders' half is in [`WorkerHandle::send`]: each side writes, then reads what the other wrote, sequentially consistent,
     /// so that one of the two sees the other.
     fn leave(&self) -> bool {
         self.busy.store(false, Ordering::SeqCst);

@@ -51,6 +51,10 @@ const TAKE: usize = 4;
 const CONTROL_BUDGET: usize = 4096;
 /// Commits that one worker has under way: one that syncs, one that is written, and one that is gathered.
 const COMMITS_MAX: usize = 3;
+/// Operations of a commit whose completion is run on the store's thread where the worker sleeps: a message or a few, which a wake-up
+/// costs most. Behind more the store's thread has the next group to write: without a bound, 128 messages in flight gained nothing and
+/// went from 86 to 70 thousand a second in one comparison.
+const COMPLETED_THERE_MAX: usize = 8;
 /// What one stored message takes in memory apart from its body, in bytes: its entry here (160 and table overhead), its place in a lane
 /// and in the timers, its keys, and its entry in the store's index.
 const INDEX_ENTRY_BYTES: u64 = 400;
@@ -513,7 +517,14 @@ impl Shards {
             shards: followed,
         });
         let handle = self.handle.clone();
-        let done = Box::new(move |outcome| handle.control(Control::Committed { commit, outcome }));
+        let is_small = commits.iter().map(|commit| commit.ops.len()).sum::<usize>() <= COMPLETED_THERE_MAX;
+        let done = Box::new(move |outcome| {
+            let committed = Control::Committed { commit, outcome };
+            match is_small {
+                true => handle.control_here(committed),
+                false => handle.control(committed),
+            }
+        });
         let level = self.context.config.durability();
         self.context.store.commit(commits, level, done);
     }

@@ -213,11 +213,16 @@ pub(super) struct WorkerHandle {
 impl WorkerHandle {
     /// Sends a control message and wakes the worker. Before its thread runs the message waits.
     pub fn control(&self, control: Control) {
-        self.control.push(control);
-        fence(Ordering::SeqCst);
-        if !self.busy.load(Ordering::SeqCst) {
+        if self.send(control) {
             self.wake();
         }
+    }
+
+    /// Sends a control message; false where whoever runs the worker is bound to see it.
+    pub fn send(&self, control: Control) -> bool {
+        self.control.push(control);
+        fence(Ordering::SeqCst);
+        !self.busy.load(Ordering::SeqCst)
     }
 }
 

@@ -444,6 +444,27 @@ pub(super) fn completions_come_in_the_order_of_commits<S: Subject>() {
     assert_eq!((stats.messages, stats.commits, stats.read_only), (200, 200, false));
 }
 
+/// A router runs what follows from a commit in its completion.
+pub(super) fn a_completion_may_commit_again<S: Subject>() {
+    fn go_on(store: Arc<dyn Store>, at: ShardId, fence: Fence, number: u64, done: mpsc::Sender<CommitOutcome>) {
+        let ops = vec![enqueue(number, 10)];
+        let part = ShardCommit { shard: at, fence, ops };
+        let again = store.clone();
+        let next = move |outcome| match number {
+            1..50 => go_on(again, at, fence, number + 1, done),
+            _ => done.send(outcome).unwrap(),
+        };
+        store.commit(vec![part], Durability::Fsync, Box::new(next));
+    }
+    let subject = S::new();
+    let at = shard(4);
+    let fence = claim_one(&*subject.store(), at);
+    let (sender, done) = mpsc::channel();
+    go_on(subject.store(), at, fence, 1, sender);
+    assert_eq!(done.recv().unwrap(), vec![Ok(())]);
+    assert_eq!(seqs_of(&load(&*subject.store(), at)), (1..=50).collect::<Vec<_>>());
+}
+
 pub(super) fn records_are_kept_by_table_and_scanned_in_order<S: Subject>() {
     let mut subject = S::new();
     let store = subject.store();
@@ -520,6 +541,7 @@ macro_rules! contract_suite {
             a_part_that_does_not_fit_is_refused_whole
             what_becomes_of_a_message_shows_when_its_shard_is_loaded
             completions_come_in_the_order_of_commits
+            a_completion_may_commit_again
             records_are_kept_by_table_and_scanned_in_order
             a_closed_store_says_so_and_a_second_close_is_no_error
             the_seed_stays

@@ -77,11 +77,8 @@ impl SteeredStore {
 
     /// Lets the oldest commit that waits go. False: there is none.
     pub fn let_one_go(&self) -> bool {
-        self.let_oldest_go(&mut self.state())
-    }
-
-    fn let_oldest_go(&self, state: &mut State) -> bool {
-        let oldest = state.held.pop_front();
+        // Without the lock: a completion may commit again.
+        let oldest = self.state().held.pop_front();
         oldest.is_some_and(|(commits, level, done)| {
             self.inner.commit(commits, level, done);
             true
@@ -90,9 +87,15 @@ impl SteeredStore {
 
     /// Lets everything go, now and from now on.
     pub fn let_go(&self) {
-        let mut state = self.state();
-        while self.let_oldest_go(&mut state) {}
-        state.mode = Mode::Pass;
+        loop {
+            while self.let_one_go() {}
+            let mut state = self.state();
+            // Not before the last was handed on, so that nothing new passes it.
+            if state.held.is_empty() {
+                state.mode = Mode::Pass;
+                return;
+            }
+        }
     }
 
     /// The process that used it is dead: what it had not committed is gone, and the store takes a new owner's commits.
