@@ -6,6 +6,7 @@
 mod ask;
 mod attach;
 mod changes;
+mod chunks;
 pub mod config;
 pub mod counters;
 mod directory;

@@ -14,23 +14,24 @@ use hashbrown::HashMap;
 
 use super::{
     ask::Ask,
+    chunks::{Chunks, delivery},
     config::Config,
     counters::{CountersSnapshot, WorkerCounters},
     directory::Directory,
     error::FabricError,
     passed::PassedRing,
     port::{Action, CommitOutcome, Decision, Policy, ShardCommit, Store, StoreError},
-    session::{Chunk, Opening, SessionCore},
-    surface::{Accepted, AcceptedStatus, Delivery, DeliveryId, Piece, SessionId, Settled},
+    session::{Opening, SessionCore},
+    surface::{Accepted, AcceptedStatus, Piece, SessionId, Settled},
     workers::{Command, Control, Inbound, Intake, PASSED_RELAYS_MAX, SettleCommand, WorkerHandle, Workers},
 };
 use crate::{
     delivery::{
-        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, HandOut, Held, Limits, Out, PassedOn,
-        PassedRelay, Publish, QueueKind, Relay, ShardState, Verdict, WORKERS_MAX, WorkerMark,
+        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, Held, Limits, Out, PassedOn, PassedRelay,
+        Publish, QueueKind, Relay, ShardState, Verdict, WORKERS_MAX, WorkerMark,
     },
     frame::{
-        Address, AgentId, Envelope, Frame, Priority, Seq, ShardId, Stamp, TrackingId,
+        Address, AgentId, Envelope, Frame, Seq, ShardId, Stamp, TrackingId,
         limits::SHARDS,
         record::{Fence, IdHash, MessageKey, ShardImage, Status},
     },
@@ -694,7 +695,13 @@ impl Shards {
     fn hand_out(&mut self, now: Timestamp) {
         self.counters.add(&std::mem::take(&mut self.out.counts));
         let waited = |stamp: &Stamp| u64::try_from(now.since(stamp.accepted_at).as_micros()).unwrap_or(u64::MAX);
-        let mut chunks = Chunks::new(&self.sessions);
+        // The chunk goes even where its session does not: it detached in this very step, which brought back what was leased to it, and
+        // the next session must not get it. A closed lane takes nothing either: its session is about to detach.
+        let mut chunks = Chunks::new(|consumer, priority, chunk| {
+            if let Some(attached) = self.sessions.get(&consumer) {
+                attached.core.push(priority, chunk);
+            }
+        });
         for hand_out in self.out.hand_outs.drain(..) {
             let to = (hand_out.consumer, hand_out.frame.envelope.priority());
             self.counters.delivery_latency.record(waited(&hand_out.frame.stamp), 1);
@@ -709,7 +716,7 @@ impl Shards {
             let PassedOn { run, queue, .. } = passed;
             chunks.add(to, Piece::Run { run, queue });
         }
-        chunks.push();
+        chunks.finish();
         for (consumer, waiting) in self.out.credited.drain(..) {
             let session = SessionId(consumer.0);
             let waiting = waiting
@@ -754,58 +761,6 @@ fn log_given_up(shard: ShardId, given_up: &GivenUp) {
         }
         Status::Expired => tracing::debug!(message_id, agent_id, %tracking_id, "a message expired"),
         _ => tracing::debug!(message_id, agent_id, %tracking_id, reason, "a message was rejected"),
-    }
-}
-
-fn delivery(hand_out: HandOut) -> Piece {
-    let HandOut {
-        lease: (seq, lease),
-        frame,
-        queue,
-        ..
-    } = hand_out;
-    let shard = queue.home_shard();
-    Piece::One(Delivery {
-        id: Some(DeliveryId { shard, seq, lease }),
-        frame,
-        queue,
-    })
-}
-
-/// Gathers what goes into lanes.
-struct Chunks<'a> {
-    sessions: &'a HashMap<ConsumerId, Attached>,
-    to: Option<(ConsumerId, Priority)>,
-    pieces: Vec<Piece>,
-}
-
-impl<'a> Chunks<'a> {
-    fn new(sessions: &'a HashMap<ConsumerId, Attached>) -> Self {
-        Self {
-            sessions,
-            to: None,
-            pieces: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, to: (ConsumerId, Priority), piece: Piece) {
-        if self.to != Some(to) {
-            self.push();
-            self.to = Some(to);
-        }
-        self.pieces.push(piece);
-    }
-
-    /// The chunk goes even where its session does not: it detached in this very step, which brought back what was leased to it, and the
-    /// next session must not get it. A closed lane takes nothing either: its session is about to detach.
-    fn push(&mut self) {
-        let chunk = Chunk(std::mem::take(&mut self.pieces));
-        let Some((consumer, priority)) = self.to.take() else {
-            return;
-        };
-        if let Some(attached) = self.sessions.get(&consumer) {
-            attached.core.push(priority, chunk);
-        }
     }
 }
 
