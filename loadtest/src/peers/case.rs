@@ -17,7 +17,9 @@ use crate::child::{Folder, Server, find_program, free_port};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Case {
     WeftQuic,
+    WeftQuicRaw,
     WeftQuic6400,
+    WeftQuic6400Raw,
     WeftGrpc,
     WeftGrpcRaw,
     WeftGrpcTls,
@@ -114,7 +116,9 @@ impl Case {
     pub const fn name(self) -> &'static str {
         match self {
             Self::WeftQuic => "weft QUIC",
+            Self::WeftQuicRaw => "weft QUIC, raw clients",
             Self::WeftQuic6400 => "weft QUIC, MTU 6400",
+            Self::WeftQuic6400Raw => "weft QUIC MTU 6400, raw clients",
             Self::WeftGrpc => "weft gRPC",
             Self::WeftGrpcRaw => "weft gRPC, raw clients",
             Self::WeftGrpcTls => "weft gRPC over TLS",

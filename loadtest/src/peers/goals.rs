@@ -41,9 +41,21 @@ const fn goal(id: &'static str, ours: Case, figure: Figure, bound: Bound) -> Goa
 pub const GOALS: &[Goal] = &[
     goal(
         "P1",
+        Case::WeftQuicRaw,
+        Figure::PerSecond,
+        Bound::AtLeast(1.25, Case::NatsTls),
+    ),
+    goal(
+        "P1",
         Case::WeftQuic,
         Figure::PerSecond,
         Bound::AtLeast(1.25, Case::NatsTls),
+    ),
+    goal(
+        "P1",
+        Case::WeftQuicRaw,
+        Figure::PerSecond,
+        Bound::AtLeast(0.87, Case::RelayQuic),
     ),
     goal(
         "P1",
@@ -53,15 +65,33 @@ pub const GOALS: &[Goal] = &[
     ),
     goal(
         "P1",
+        Case::WeftQuicRaw,
+        Figure::ServerCpu,
+        Bound::AtMost(0.55, Case::NatsTls),
+    ),
+    goal(
+        "P1",
         Case::WeftQuic,
         Figure::ServerCpu,
         Bound::AtMost(0.55, Case::NatsTls),
     ),
     goal(
         "P2",
+        Case::WeftQuic6400Raw,
+        Figure::PerSecond,
+        Bound::AtLeast(2.1, Case::NatsTls),
+    ),
+    goal(
+        "P2",
         Case::WeftQuic6400,
         Figure::PerSecond,
         Bound::AtLeast(2.1, Case::NatsTls),
+    ),
+    goal(
+        "P2",
+        Case::WeftQuic6400Raw,
+        Figure::PerSecond,
+        Bound::AtLeast(0.85, Case::RelayQuic6400),
     ),
     goal(
         "P2",

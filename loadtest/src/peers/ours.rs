@@ -43,6 +43,8 @@ impl Ours<'_> {
                 self.pairs(Protocol::Quic, |serve| serve.quic_mtu = Some(limits::MTU_LOOPBACK))
                     .await
             }
+            Case::WeftQuicRaw => self.quic_raw(None).await,
+            Case::WeftQuic6400Raw => self.quic_raw(Some(limits::MTU_LOOPBACK)).await,
             Case::WeftGrpcRaw => self.raw(Shape::Pairs(self.0.pairs), Encryption::Plain).await,
             Case::WeftGrpcTlsRaw => self.raw(Shape::Pairs(self.0.pairs), Encryption::Tls).await,
             Case::WeftFanOutRaw => self.raw(Shape::FanOut(self.0.fan), Encryption::Tls).await,
@@ -107,7 +109,16 @@ impl Ours<'_> {
             encryption,
             ..self.serve()
         })?;
-        raw::publish_subscribe(&node, shape, self.0.extent).await
+        raw::publish_subscribe(&node, raw::Carrier::Grpc, shape, self.0.extent).await
+    }
+
+    async fn quic_raw(self, mtu: Option<u16>) -> Result<Figures, String> {
+        let node = Node::serve(&Serve {
+            protocol: Protocol::Quic,
+            quic_mtu: mtu,
+            ..self.serve()
+        })?;
+        raw::publish_subscribe(&node, raw::Carrier::Quic, Shape::Pairs(self.0.pairs), self.0.extent).await
     }
 
     async fn http_raw(self) -> Result<Figures, String> {

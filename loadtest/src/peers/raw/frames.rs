@@ -8,7 +8,7 @@ use weft::rpc::v1;
 /// Messages of one frame: what the node and its clients use.
 pub const FRAME_MESSAGES: u64 = 32;
 /// Digits of a message's id, which counts its publisher's messages.
-const ID_DIGITS: usize = 16;
+pub const ID_DIGITS: usize = 16;
 const QOS_AT_MOST_ONCE: i32 = 1;
 const PRIORITY_NORMAL: i32 = 2;
 
@@ -100,7 +100,7 @@ impl Template {
 }
 
 /// A number in hexadecimal, all digits of it.
-fn digits(number: u64) -> [u8; ID_DIGITS] {
+pub fn digits(number: u64) -> [u8; ID_DIGITS] {
     let mut digits = [0; ID_DIGITS];
     for (digit, shift) in digits.iter_mut().zip((0..16).rev()) {
         *digit = b"0123456789abcdef"[((number >> (4 * shift)) & 0xf) as usize];

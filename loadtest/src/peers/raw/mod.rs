@@ -1,12 +1,13 @@
 //! weft driven as its peers are: prepared bytes, counting, nothing else, so that what is compared is the servers.
 //!
 //! Every message is valid and has an id of its own; the loop is closed over deliveries; a run in which one message was lost or
-//! doubled is no figure. [`frames`] has the bytes, [`flow`] what is under way, [`grpc`] the stream. Start at
-//! [`publish_subscribe`].
+//! doubled is no figure. [`frames`] has the bytes of gRPC, [`flow`] what is under way, [`grpc`] and [`quic`] the
+//! sessions. Start at [`publish_subscribe`].
 
 mod flow;
 mod frames;
 mod grpc;
+mod quic;
 
 use std::sync::{
     Arc,
@@ -41,8 +42,15 @@ const TOPIC: &str = "load/raw";
 const CONSUMER: &str = "loadtest/raw/consumer";
 const PRODUCER: &str = "loadtest/raw/producer";
 
-/// Deliveries a second over session streams of gRPC, in this shape, with the node's processor time.
-pub async fn publish_subscribe(node: &Node, shape: Shape, extent: Extent) -> Result<Figures, String> {
+/// What carries the messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Grpc,
+    Quic,
+}
+
+/// Deliveries a second over sessions, in this shape, with the node's processor time.
+pub async fn publish_subscribe(node: &Node, carrier: Carrier, shape: Shape, extent: Extent) -> Result<Figures, String> {
     let (subjects, publishers, subscribers) = match shape {
         Shape::Pairs(pairs) => (pairs, 1, 1),
         Shape::FanOut(subscribers) => (1, 1, subscribers),
@@ -52,12 +60,12 @@ pub async fn publish_subscribe(node: &Node, shape: Shape, extent: Extent) -> Res
     let under_way = (UNDER_WAY_ALL_MAX / subjects)
         .min(UNDER_WAY_BYTES_MAX / extent.body_bytes.max(1))
         .clamp(UNDER_WAY_MIN, UNDER_WAY_MAX);
-    let mut sessions = Sessions::default();
+    let mut sessions = Sessions::new(&node.endpoints, carrier);
     for subject in 0..subjects {
         let flow = Arc::new(Flow::new(subscribers, under_way));
         for index in 0..subscribers {
             let agent = format!("{CONSUMER}-{subject}-{index}");
-            sessions.subscribe(&node.endpoints, &agent, topic, &flow, index).await?;
+            sessions.subscribe(&agent, topic, &flow, index).await?;
         }
         sessions.flows.push(flow);
     }
@@ -66,8 +74,8 @@ pub async fn publish_subscribe(node: &Node, shape: Shape, extent: Extent) -> Res
         let to = topic.map_or(inbox, |topic| format!("topic:{topic}"));
         for index in 0..publishers {
             let from = format!("{PRODUCER}-{subject}-{index}");
-            let template = Template::new(&from, &to, extent.body_bytes);
-            sessions.publish(&node.endpoints, template, flow.clone()).await?;
+            let what = (from.as_str(), to.as_str(), extent.body_bytes);
+            sessions.publish(what, under_way, flow.clone()).await?;
         }
     }
     sessions.measure(node, extent).await
@@ -80,8 +88,8 @@ pub async fn http(node: &Node, extent: Extent) -> Result<Figures, String> {
     let agent = format!("{CONSUMER}-0");
     // Answers bound what is under way, and how far they are ahead of deliveries; the flow only counts.
     let flow = Arc::new(Flow::new(1, 0));
-    let mut sessions = Sessions::default();
-    sessions.subscribe(&node.endpoints, &agent, None, &flow, 0).await?;
+    let mut sessions = Sessions::new(&node.endpoints, Carrier::Grpc);
+    sessions.subscribe(&agent, None, &flow, 0).await?;
     let answered = Arc::new(AtomicU64::new(0));
     let producer = format!("{PRODUCER}-0");
     let is_full = {
@@ -99,24 +107,41 @@ pub async fn http(node: &Node, extent: Extent) -> Result<Figures, String> {
 }
 
 /// Sessions at work, and what they move.
-#[derive(Debug, Default)]
-struct Sessions {
+#[derive(Debug)]
+struct Sessions<'a> {
+    endpoints: &'a Endpoints,
+    carrier: Carrier,
     flows: Vec<Arc<Flow>>,
     /// Each ends with a failure alone, which it returns.
     tasks: JoinSet<String>,
 }
 
-impl Sessions {
+impl<'a> Sessions<'a> {
+    fn new(endpoints: &'a Endpoints, carrier: Carrier) -> Self {
+        Self {
+            endpoints,
+            carrier,
+            flows: Vec::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
     async fn subscribe(
         &mut self,
-        endpoints: &Endpoints,
         agent: &str,
         topic: Option<&str>,
         flow: &Arc<Flow>,
         index: usize,
     ) -> Result<(), String> {
-        let mut session = Session::subscriber(endpoints, agent, topic).await?;
         let flow = flow.clone();
+        if self.carrier == Carrier::Quic {
+            let mut session = quic::Session::open(self.endpoints).await?;
+            session.subscribe(agent, topic).await?;
+            self.tasks
+                .spawn(async move { format!("a subscriber: {}", session.count(&flow, index).await) });
+            return Ok(());
+        }
+        let mut session = Session::subscriber(self.endpoints, agent, topic).await?;
         self.tasks.spawn(async move {
             loop {
                 match session.next().await {
@@ -129,8 +154,22 @@ impl Sessions {
         Ok(())
     }
 
-    async fn publish(&mut self, endpoints: &Endpoints, template: Template, flow: Arc<Flow>) -> Result<(), String> {
-        let mut session = Session::publisher(endpoints, template, flow).await?;
+    /// From an agent to an address, in bodies of so many bytes.
+    async fn publish(
+        &mut self,
+        (from, to, body_bytes): (&str, &str, usize),
+        under_way_max: usize,
+        flow: Arc<Flow>,
+    ) -> Result<(), String> {
+        if self.carrier == Carrier::Quic {
+            let template = quic::Template::new(from, to, body_bytes, under_way_max)?;
+            let session = quic::Session::open(self.endpoints).await?;
+            self.tasks
+                .spawn(async move { format!("a publisher: {}", session.send(&template, &flow).await) });
+            return Ok(());
+        }
+        let template = Template::new(from, to, body_bytes);
+        let mut session = Session::publisher(self.endpoints, template, flow).await?;
         self.tasks.spawn(async move {
             match session.next().await {
                 // QoS 0 has no receipts but for what is refused.
