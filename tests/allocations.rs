@@ -84,7 +84,7 @@ fn run() -> Run {
     let mut builder = RunBuilder::new(frame(0));
     for number in 1..BATCH {
         let frame = frame(number);
-        assert!(builder.push(frame.envelope.id(), &frame.body, 0));
+        assert!(builder.push(frame.envelope.id().as_bytes(), &frame.body, 0));
     }
     builder.finish()
 }

@@ -146,15 +146,46 @@ impl EntryWriter {
         }
     }
 
+    /// How much of an id is the last one's, where the whole is an id of the same length.
+    pub fn shared(&self, id: &[u8]) -> Option<usize> {
+        let last = self.last_id.as_bytes();
+        if id.len() != last.len() {
+            return None;
+        }
+        let shared = shared_prefix(id, last);
+        // What is shared was checked when it stood in the last one.
+        (shared == id.len() || is_message_id(&id[shared..])).then_some(shared)
+    }
+
     /// An id of the same length, and the length of the body. Marks and the body follow.
     pub fn put(&mut self, id: &[u8], body_bytes: usize, into: &mut BytesMut) {
-        let last = self.last_id.as_bytes();
-        let shared = id.iter().zip(last).take_while(|(one, other)| one == other).count();
+        self.put_shared(id, shared_prefix(id, self.last_id.as_bytes()), body_bytes, into);
+    }
+
+    /// [`EntryWriter::put`] where it is known how much the id shares with the last one.
+    pub fn put_shared(&mut self, id: &[u8], shared: usize, body_bytes: usize, into: &mut BytesMut) {
         into.put_slice(&[length_byte(shared), length_byte(id.len() - shared)]);
         into.put_slice(&id[shared..]);
         self.last_id.advance(shared, &id[shared..]);
         put_varint(body_bytes as u64, into);
     }
+}
+
+/// How many bytes two ids begin with alike, eight at a time.
+fn shared_prefix(one: &[u8], other: &[u8]) -> usize {
+    const WORD_BYTES: usize = size_of::<u64>();
+    let words = one.chunks_exact(WORD_BYTES).zip(other.chunks_exact(WORD_BYTES));
+    let mut shared = 0;
+    for (one, other) in words {
+        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("chunks are of this size"));
+        let differing = word(one) ^ word(other);
+        if differing != 0 {
+            return shared + differing.trailing_zeros() as usize / u8::BITS as usize;
+        }
+        shared += WORD_BYTES;
+    }
+    let rest = one[shared..].iter().zip(&other[shared..]);
+    shared + rest.take_while(|(one, other)| one == other).count()
 }
 
 /// The difference of two numbers, small where it is.
@@ -182,4 +213,24 @@ fn put_varint(mut number: u64, into: &mut BytesMut) {
         number >>= 7;
     }
     into.put_u8(number as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_shared_prefix_is_as_long_as_byte_by_byte(
+            one in proptest::collection::vec(0u8..3, 0..40),
+            other in proptest::collection::vec(0u8..3, 0..40),
+            common in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let (one, other) = ([&common[..], &one].concat(), [&common[..], &other].concat());
+            let by_byte = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
+            prop_assert_eq!(shared_prefix(&one, &other), by_byte);
+        }
+    }
 }

@@ -10,7 +10,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     entry::{Entry, EntryError, EntryReader, EntryWriter, LastId},
     envelope::Envelope,
-    grammar::is_message_id,
     wire::{Frame, PREFIX_BYTES, Stamp},
 };
 
@@ -298,18 +297,19 @@ impl RunBuilder {
 
     /// Adds a frame that differs from the first one in nothing but the id and the body, which is copied. False, and nothing
     /// added, where the id is none or of another length. `room`: bytes that the run's buffer begins with.
-    pub fn push(&mut self, id: &str, body: &[u8], room: usize) -> bool {
-        if id.len() != self.first.envelope.id().len() || !is_message_id(id.as_bytes()) {
+    pub fn push(&mut self, id: &[u8], body: &[u8], room: usize) -> bool {
+        let Some(shared) = self.writer.shared(id) else {
             return false;
-        }
+        };
         if self.frames == 1 {
             self.bytes.reserve(room);
             let first = &self.first;
+            let first_id = first.envelope.id().as_bytes();
             self.writer
-                .put(first.envelope.id().as_bytes(), first.body.len(), &mut self.bytes);
+                .put_shared(first_id, first_id.len(), first.body.len(), &mut self.bytes);
             self.bytes.put_slice(&first.body);
         }
-        self.writer.put(id.as_bytes(), body.len(), &mut self.bytes);
+        self.writer.put_shared(id, shared, body.len(), &mut self.bytes);
         self.bytes.put_slice(body);
         self.frames += 1;
         self.body_bytes += body.len();
@@ -354,7 +354,7 @@ mod tests {
     fn built(ids: &[String], bodies: &[Vec<u8>]) -> Run {
         let mut builder = RunBuilder::new(frame(&ids[0], &bodies[0]));
         for (id, body) in ids.iter().zip(bodies).skip(1) {
-            assert!(builder.push(id, body, 100));
+            assert!(builder.push(id.as_bytes(), body, 100));
         }
         builder.finish()
     }
@@ -385,9 +385,9 @@ mod tests {
     #[test]
     fn only_twins_are_added() {
         let mut builder = RunBuilder::new(frame("m-1", b""));
-        assert!(!builder.push("m-10", b"", 0), "another length");
-        assert!(!builder.push("m 1", b"", 0), "no message id");
-        assert!(builder.push("m-2", b"", 0));
+        assert!(!builder.push(b"m-10", b"", 0), "another length");
+        assert!(!builder.push(b"m 1", b"", 0), "no message id");
+        assert!(builder.push(b"m-2", b"", 0));
         assert_eq!(builder.finish().frames(), 2);
     }
 

@@ -164,7 +164,7 @@ mod tests {
             let frames: Vec<_> = bodies.iter().enumerate().map(|(n, body)| frame(n, body, traced)).collect();
             let mut builder = RunBuilder::new(frames[0].clone());
             for frame in &frames[1..] {
-                prop_assert!(builder.push(frame.envelope.id(), &frame.body, 0));
+                prop_assert!(builder.push(frame.envelope.id().as_bytes(), &frame.body, 0));
             }
             let shown = Delivery {
                 attempt: shown.0,

@@ -120,7 +120,7 @@ impl Template {
 
     /// The id and the body of a message whose other bytes are these. A decoder would find the same fields in both: it takes one step
     /// after the other through equal bytes, and the two slices do not change where a step ends.
-    fn twin<'a>(&self, bytes: &'a [u8]) -> Option<(&'a str, &'a [u8])> {
+    fn twin<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
         let (before, rest) = bytes.split_at_checked(self.id.start)?;
         let (id, rest) = rest.split_at_checked(self.id.len())?;
         let (middle, mut rest) = rest.split_at_checked(self.body_key + 1 - self.id.end)?;
@@ -130,7 +130,7 @@ impl Template {
         let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
         let (body, behind) = rest.split_at_checked(length)?;
         (behind == &self.bytes[self.body_end..] && !body.is_empty()).then_some(())?;
-        Some((str::from_utf8(id).ok()?, body))
+        Some((id, body))
     }
 }
 

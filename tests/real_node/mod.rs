@@ -29,6 +29,9 @@ pub struct Listeners {
     pub quic: SocketAddr,
 }
 
+/// How long a node of the tests keeps receipts, in milliseconds: 12 h, longer than any torture.
+const RECEIPT_WINDOW_MS: u64 = 12 * 3_600 * 1_000;
+
 impl Listeners {
     /// Free ports of loopback, chosen by the system.
     pub fn free() -> Self {
@@ -66,6 +69,8 @@ impl RealNode {
             .arg(format!("--http-listen={}", listeners.http))
             .arg(format!("--grpc-listen={}", listeners.grpc))
             .arg(format!("--quic-listen={}", listeners.quic))
+            // A long torture outlasts the default window, behind which a settled message is honestly unknown.
+            .env("WEFT_ROUTER__RECEIPT_WINDOW_MS", RECEIPT_WINDOW_MS.to_string())
             // A `weft.yaml` or `.env` of the package is none of the node's either.
             .current_dir(data.parent().expect("the data folder is in the test's folder"))
             .stdin(Stdio::null())

@@ -263,7 +263,7 @@ mod tests {
         let shared = Arc::new(Shared::new(AgentId::new("bob").unwrap(), SessionOptions::default()));
         let mut builder = RunBuilder::new(frame(range.start));
         for number in range.skip(1) {
-            assert!(builder.push(frame(number).envelope.id(), b"", 0));
+            assert!(builder.push(frame(number).envelope.id().as_bytes(), b"", 0));
         }
         Arrival::Run(Box::new(RunArrival {
             run: builder.finish(),

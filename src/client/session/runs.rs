@@ -41,7 +41,7 @@ impl<'a> Runs<'a> {
         match &mut self.open {
             Some(builder) => {
                 let room = BATCH_BYTES.min(ITEM_MESSAGES_MAX * (body.len() + ENTRY_OVERHEAD_BYTES));
-                let added = builder.push(id, body, room);
+                let added = builder.push(id.as_bytes(), body, room);
                 debug_assert!(added, "fresh ids have one length");
             }
             none => {

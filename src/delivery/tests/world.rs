@@ -259,7 +259,7 @@ impl World {
         let mut builder = RunBuilder::new(named(0).qos(Qos::AtMostOnce).frame(self.now));
         for at in 1..messages {
             let frame = named(at).frame(self.now);
-            assert!(builder.push(frame.envelope.id(), &frame.body, 0));
+            assert!(builder.push(frame.envelope.id().as_bytes(), &frame.body, 0));
         }
         builder.finish()
     }

@@ -61,7 +61,7 @@ impl Template {
         let ids: Vec<&str> = ids.iter().filter_map(|id| str::from_utf8(id).ok()).collect();
         let body = Bytes::from(vec![b'.'; body_bytes]);
         let mut builder = RunBuilder::new(frame(ids[0], from, to, &body)?);
-        let added = ids[1..].iter().all(|id| builder.push(id, &body, 0));
+        let added = ids[1..].iter().all(|id| builder.push(id.as_bytes(), &body, 0));
         let mut packer = Packer::with_capacity(0);
         packer.push_run(&builder.finish(), "");
         let mut parts = Vec::new();
