@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     copies::Copies,
-    credit::WaitingWorkers,
+    credit::{Credit, WaitingWorkers},
     message::{ConsumerId, Lease},
 };
 use crate::frame::{
@@ -59,6 +59,8 @@ pub struct HandOut {
 #[derive(Clone, Debug)]
 pub struct PassedOn {
     pub consumer: ConsumerId,
+    /// The session's, of which they have taken room in the lane: whoever cannot push them gives it back.
+    pub credit: Arc<Credit>,
     pub run: Run,
     pub queue: Address,
 }

@@ -113,15 +113,16 @@ impl<A> ShardState<A> {
         let address = queue.address.clone();
         let wish = wish_of(run.envelope());
         let picked = queue.pick_uncredited(wish, |consumer| gate(consumer, run.envelope()));
-        let Some((consumer, credit)) = picked.map(|consumer| (consumer.id, &*consumer.credit)) else {
+        let Some((consumer, credit)) = picked.map(|consumer| (consumer.id, consumer.credit.clone())) else {
             return (0, None);
         };
-        let Some(run) = take_room(run, credit) else {
+        let Some(run) = take_room(run, &credit) else {
             return (0, None);
         };
         let passed = run.frames();
         out.passed_on.push(PassedOn {
             consumer,
+            credit,
             run,
             queue: address,
         });
@@ -150,6 +151,7 @@ impl<A> ShardState<A> {
             (passed, last) = (passed + 1, Some(consumer.id));
             out.passed_on.push(PassedOn {
                 consumer: consumer.id,
+                credit: consumer.credit.clone(),
                 run: Run::one(frame),
                 queue: address.clone(),
             });

@@ -141,9 +141,13 @@ impl Publisher {
         let admitted = match sending {
             Sending::Keep(_, frame) => self.fabric.admit(&self.principal, frame, now),
             Sending::Pass(_, run) if run.frames() > 1 && self.fabric.routes_by_body(run.envelope().to()) => {
-                return run
-                    .iter()
-                    .for_each(|frame| self.take_in(Sending::Pass(tag, Run::one(frame)), now));
+                let (frames, mut left) = (run.iter(), run.frames());
+                // One answer for all of them: the last one's.
+                return frames.for_each(|frame| {
+                    left -= 1;
+                    let tag = tag.filter(|_| left == 0);
+                    self.take_in(Sending::Pass(tag, Run::one(frame)), now);
+                });
             }
             Sending::Pass(_, run) => self.fabric.admit_run(&self.principal, run, now),
         };

@@ -708,12 +708,21 @@ impl Shards {
             chunks.add(to, delivery(hand_out));
         }
         for passed in self.out.passed_on.drain(..) {
-            let (frames, to) = (
-                passed.run.frames() as u64,
-                (passed.consumer, passed.run.envelope().priority()),
-            );
-            self.counters.delivery_latency.record(waited(&passed.run.stamp), frames);
-            let PassedOn { run, queue, .. } = passed;
+            let PassedOn {
+                consumer,
+                credit,
+                run,
+                queue,
+            } = passed;
+            if !self.sessions.contains_key(&consumer) {
+                // It left this worker's queues in this very step, and may have others.
+                credit.leave_lane(run.frames(), run.weight_bytes());
+                continue;
+            }
+            let to = (consumer, run.envelope().priority());
+            self.counters
+                .delivery_latency
+                .record(waited(&run.stamp), run.frames() as u64);
             chunks.add(to, Piece::Run { run, queue });
         }
         chunks.finish();

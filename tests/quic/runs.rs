@@ -1,10 +1,10 @@
 //! Runs: many alike messages sent at once, over every pair of protocols, against a fabric on the memory store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weft::{
-    client::{Client, Delivery, Error, Message, Session, SessionOptions},
-    frame::{AgentId, Priority, Qos, TopicFilter, TopicName},
+    client::{Client, Delivery, Error, GroupDraft, Message, Session, SessionOptions},
+    frame::{AgentId, CommunicationMode, GroupId, Priority, Qos, TopicFilter, TopicName},
     router::{
         config::Config,
         surface::{Attach, Inbox, Principal, Protocol, SessionQueue, Window},
@@ -205,4 +205,53 @@ async fn a_run_without_a_connection_is_dropped_and_said_so() {
     })
     .await;
     assert!(sender.stats().dropped > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_to_a_group_that_is_parted_by_its_bodies_goes_where_each_body_says() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let members = [id("m-1"), id("m-2"), id("m-3")];
+    let group = GroupId::new("parted").unwrap();
+    let draft = GroupDraft {
+        agents: members.to_vec(),
+        communication_mode: CommunicationMode::Partitioned,
+        partition_key: "/key".into(),
+        ..GroupDraft::default()
+    };
+    within(client.create_group(&group, draft)).await.unwrap();
+    let mut sessions = Vec::new();
+    for member in &members {
+        sessions.push(open(&client, member.as_str(), SessionOptions::default()).await);
+    }
+    let sender = open(&client, "alice", SessionOptions::send_only()).await;
+    let bodies = (0..200).map(|number| format!("{{\"key\":{},\"number\":{number}}}", number % 20));
+    let message = Message::to_group(&group).qos(Qos::AtMostOnce);
+    within(sender.send_run(message, bodies)).await.unwrap();
+    let (mut owner_of, mut last_of) = (BTreeMap::new(), BTreeMap::new());
+    let mut left = 200;
+    while left > 0 {
+        for (member, session) in sessions.iter().enumerate() {
+            let mut got = Vec::new();
+            let soon = session.recv_batch(&mut got, 200);
+            // Whoever has nothing for now is asked again.
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(20), soon).await;
+            left -= got.len();
+            for one in got {
+                let body: serde_json::Value = serde_json::from_slice(one.body()).unwrap();
+                let (key, number) = (body["key"].as_u64().unwrap(), body["number"].as_u64().unwrap());
+                assert_eq!(
+                    *owner_of.entry(key).or_insert(member),
+                    member,
+                    "key {key} went to two members"
+                );
+                assert!(last_of.insert(key, number).is_none_or(|last| last < number), "in order");
+            }
+        }
+    }
+    assert!(
+        owner_of.values().collect::<BTreeSet<_>>().len() > 1,
+        "all keys went to one member"
+    );
+    server.stop().await;
 }
