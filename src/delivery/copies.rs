@@ -12,6 +12,7 @@ use super::{
     failed::AGAIN_AFTER,
     output::{After, Out},
     queue::QueueKind,
+    receipts::CopyKey,
     settle::RejectedCopy,
     state::{Publish, Route, ShardState, Timer},
 };
@@ -192,7 +193,7 @@ impl<A> ShardState<A> {
         };
         let found = self.find_queue(target.hash64(), target.as_str());
         let is_session = QueueKind::of(target) == QueueKind::DurableSession;
-        let is_known = || self.keys.contains_key(&(copies.key, target.hash64()));
+        let is_known = || self.newest.get(&CopyKey::new(copies.key, target.hash64())).is_some();
         match found {
             None if is_session && is_known() => return,
             None if is_session => return self.reject_copy(&rejected(Reason::Removed), now, out),

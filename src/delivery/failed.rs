@@ -7,9 +7,10 @@
 use super::{
     message::State,
     output::{After, Out, Verdict},
+    receipts::CopyKey,
     state::{ShardState, Timer},
 };
-use crate::frame::{Seq, record::Receipt};
+use crate::frame::Seq;
 
 /// The wait before what failed is tried again: a full disk has room again once something settles or is cleaned up, within seconds.
 pub(super) const AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
@@ -46,12 +47,12 @@ impl<A> ShardState<A> {
         let Some(message) = self.remove_message(seq) else {
             return;
         };
-        let newest = (message.key, message.address);
+        let copy = CopyKey::new(message.key, message.address);
         let dead = self.replaying.remove(&seq);
-        if self.keys.get(&newest) == Some(&seq) {
-            match dead.filter(|dead| self.receipts.contains_key(dead)) {
-                Some(dead) => self.keys.insert(newest, dead),
-                None => self.keys.remove(&newest),
+        if self.newest.get(&copy) == Some(&seq) {
+            match dead.filter(|dead| self.receipts.get(*dead).is_some()) {
+                Some(dead) => self.newest.insert(copy, dead),
+                None => self.newest.remove(&copy),
             };
         }
         self.by_id.remove(&(message.id_hash, seq));
@@ -62,7 +63,7 @@ impl<A> ShardState<A> {
         } else {
             // Settled before its enqueue was committed: that settle is of nothing now.
             queue.settling -= 1;
-            self.take_receipt(seq);
+            self.receipts.take_back(seq);
         }
         self.forget_idle_queue(message.queue);
     }
@@ -70,16 +71,11 @@ impl<A> ShardState<A> {
     /// The copy comes again with the others of its fan-out; were its receipt left, it would be taken for a repeat, and no store would have
     /// the receipt.
     fn undo_rejection(&mut self, seq: Seq) {
-        let Some(receipt) = self.take_receipt(seq) else { return };
-        self.by_id.remove(&(receipt.id_hash, seq));
-        let newest = (receipt.key, receipt.address);
-        if self.keys.get(&newest) == Some(&seq) {
-            self.keys.remove(&newest);
-        }
+        self.evict_receipt(seq);
     }
 
     fn undo_settle(&mut self, seq: Seq) {
-        let receipt = self.take_receipt(seq);
+        let receipt = self.receipts.take_back(seq);
         let (Some(message), Some(receipt)) = (self.messages.get_mut(&seq), receipt) else {
             return;
         };
@@ -98,14 +94,5 @@ impl<A> ShardState<A> {
         queue.bytes += weight;
         queue.settling -= 1;
         self.set_timer(self.latest + AGAIN_AFTER, Timer::SettleAgain(seq));
-    }
-
-    /// Takes back a receipt whose commit failed. It is among the newest.
-    fn take_receipt(&mut self, seq: Seq) -> Option<Receipt> {
-        let receipt = self.receipts.remove(&seq)?;
-        if let Some(at) = self.settled_order.iter().rposition(|(_, settled)| *settled == seq) {
-            self.settled_order.remove(at);
-        }
-        Some(receipt)
     }
 }

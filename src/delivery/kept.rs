@@ -4,6 +4,7 @@ use super::{
     message::{Message, State},
     output::{After, Out, Verdict},
     queue::QueueIx,
+    receipts::CopyKey,
     state::{ShardState, Timer},
 };
 use crate::{
@@ -23,7 +24,7 @@ impl<A> ShardState<A> {
             return;
         };
         let ix = message.queue;
-        let receipt = self.receipts.get(&seq);
+        let receipt = self.receipts.get(seq);
         message.state = State::Kept {
             reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
             settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
@@ -130,7 +131,7 @@ impl<A> ShardState<A> {
         queue.messages += 1;
         queue.bytes += message.weight();
         let expires_at = message.expires_at;
-        self.keys.insert((key, address), seq);
+        self.newest.insert(CopyKey::new(key, address), seq);
         self.by_id.insert((id_hash, seq));
         self.insert_message(seq, message);
         if !expires_at.is_never() {
@@ -154,10 +155,10 @@ impl<A> ShardState<A> {
     /// Receipts that are out of their window, or above `receipts_max`, go; the oldest first.
     pub fn evict_receipts(&mut self, now: Timestamp, receipts_max: usize, out: &mut Out<A>) {
         let mut evicted = 0;
-        while let Some((settle_no, seq)) = self.settled_order.front().copied() {
-            let receipt = self.receipts.get(&seq);
-            let aged = receipt.is_none_or(|receipt| receipt.settled_at + self.limits.receipt_window <= now);
-            if !aged && self.settled_order.len() <= receipts_max {
+        while let Some((settle_no, receipt)) = self.receipts.oldest() {
+            let seq = receipt.seq;
+            let aged = receipt.settled_at + self.limits.receipt_window <= now;
+            if !aged && self.receipts.len() <= receipts_max {
                 break;
             }
             // Unsettled as far as the store knows: whatever the bound, it is a duplicate's answer yet (G4).
@@ -165,7 +166,6 @@ impl<A> ShardState<A> {
             if self.messages.get(&seq).is_some_and(is_settling) {
                 break;
             }
-            self.settled_order.pop_front();
             self.receipt_floor = settle_no.next();
             out.counts.receipts_evicted_early += u64::from(!aged);
             evicted += 1;
@@ -180,14 +180,14 @@ impl<A> ShardState<A> {
         }
     }
 
-    fn evict_receipt(&mut self, seq: Seq) {
-        let Some(receipt) = self.receipts.remove(&seq) else {
+    pub(super) fn evict_receipt(&mut self, seq: Seq) {
+        let Some(receipt) = self.receipts.take_back(seq) else {
             return;
         };
         self.by_id.remove(&(receipt.id_hash, seq));
-        let newest = (receipt.key, receipt.address);
-        if self.keys.get(&newest) == Some(&seq) {
-            self.keys.remove(&newest);
+        let copy = CopyKey::new(receipt.key, receipt.address);
+        if self.newest.get(&copy) == Some(&seq) {
+            self.newest.remove(&copy);
         }
     }
 
@@ -198,7 +198,6 @@ impl<A> ShardState<A> {
 
     /// When the oldest settled receipt was settled.
     pub fn oldest_receipt(&self) -> Option<Timestamp> {
-        let (_, seq) = self.settled_order.front()?;
-        self.receipts.get(seq).map(|receipt| receipt.settled_at)
+        self.receipts.oldest().map(|(_, receipt)| receipt.settled_at)
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use super::{
     message::{State, Stored},
+    receipts::CopyKey,
     state::ShardState,
 };
 use crate::frame::{
@@ -40,7 +41,7 @@ fn later_than(after: Seq) -> (Bound<Seq>, Bound<Seq>) {
 impl<A> ShardState<A> {
     /// The receipt of a message as it stands now, settled or not.
     pub fn receipt(&self, seq: Seq) -> Option<Receipt> {
-        let message = match (self.messages.get(&seq), self.receipts.get(&seq)) {
+        let message = match (self.messages.get(&seq), self.receipts.get(seq)) {
             // Neither an enqueue nor a settle counts before it is committed.
             (Some(message), _) if message.stored == Stored::Committing => return None,
             (Some(message), _) if matches!(message.state, State::Settling { .. } | State::InDoubt { .. }) => message,
@@ -60,7 +61,7 @@ impl<A> ShardState<A> {
         let range = (id, Seq::from_raw(0))..=(id, Seq::from_raw(u64::MAX));
         let of_id = self.by_id.range(range).filter_map(|(_, seq)| self.receipt(*seq));
         of_id
-            .filter(|receipt| self.keys.get(&(receipt.key, receipt.address)) == Some(&receipt.seq))
+            .filter(|receipt| self.newest.get(&CopyKey::new(receipt.key, receipt.address)) == Some(&receipt.seq))
             .collect()
     }
 

@@ -7,6 +7,7 @@ use super::{
     credit::WorkerMark,
     message::{Message, State},
     queue::QueueKind,
+    receipts::CopyKey,
     state::{ShardState, Timer},
 };
 use crate::{
@@ -37,10 +38,11 @@ impl<A> ShardState<A> {
         shard.cursors = image.cursors.into_iter().collect();
         shard.receipt_floor = image.receipt_floor;
         for (settle_no, receipt) in image.receipts {
-            shard.keys.insert((receipt.key, receipt.address), receipt.seq);
+            shard
+                .newest
+                .insert(CopyKey::new(receipt.key, receipt.address), receipt.seq);
             shard.by_id.insert((receipt.id_hash, receipt.seq));
-            shard.receipts.insert(receipt.seq, receipt);
-            shard.settled_order.push_back((settle_no, receipt.seq));
+            shard.receipts.push(settle_no, receipt);
         }
         for stored in &image.messages {
             shard.recover_message(stored, known, now);
@@ -67,7 +69,7 @@ impl<A> ShardState<A> {
     }
 
     fn recover_kept(&mut self, stored: &StoredMessage, ix: u32, until: Timestamp) {
-        let receipt = self.receipts.get(&stored.seq);
+        let receipt = self.receipts.get(stored.seq);
         let state = State::Kept {
             reason: receipt.map_or(Reason::None, |receipt| receipt.reason),
             settled_at: receipt.map_or(Timestamp::NEVER, |receipt| receipt.settled_at),
@@ -104,7 +106,7 @@ impl<A> ShardState<A> {
         if !stored.expires_at.is_never() {
             self.set_timer(stored.expires_at, Timer::Expire(seq));
         }
-        self.keys.insert((stored.key, stored.queue.hash64()), seq);
+        self.newest.insert(CopyKey::new(stored.key, stored.queue.hash64()), seq);
         self.by_id.insert((stored.id_hash, seq));
     }
 

@@ -4,12 +4,13 @@ use super::{
     message::{Lease, Message, State, Stored},
     output::{After, GivenUp, Out, Verdict},
     queue::{Consumer, QueueIx, QueueKind},
+    receipts::CopyKey,
     state::{ShardState, Timer},
 };
 use crate::{
     frame::{
         Address, AgentId, Seq,
-        record::{IdHash, Keep, MessageKey, Op, Reason, Receipt, SettleNo, Status},
+        record::{IdHash, Keep, MessageKey, Op, Reason, Receipt, Status},
     },
     time::Timestamp,
 };
@@ -241,11 +242,11 @@ impl<A> ShardState<A> {
                     receipt,
                     keep,
                 });
-                self.insert_receipt(settle_no, receipt);
+                self.receipts.push(settle_no, receipt);
                 self.after.push(After::Settled { seq, keep, answer });
             }
             Stored::InMemory => {
-                self.insert_receipt(settle_no, receipt);
+                self.receipts.push(settle_no, receipt);
                 self.drop_settled(seq, Keep::Nothing, out);
                 out.answers.extend(answer.map(|answer| (answer, Verdict::Settled)));
             }
@@ -282,11 +283,6 @@ impl<A> ShardState<A> {
             _ if !queue.retention.is_zero() && history_until > now => Keep::History(history_until),
             _ => Keep::Nothing,
         }
-    }
-
-    fn insert_receipt(&mut self, settle_no: SettleNo, receipt: Receipt) {
-        self.receipts.insert(receipt.seq, receipt);
-        self.settled_order.push_back((settle_no, receipt.seq));
     }
 
     /// A commit is done: what followed from it happens now, in order.
@@ -381,14 +377,14 @@ impl<A> ShardState<A> {
             sent_at: Timestamp::NEVER,
             settled_at: now,
         };
-        self.keys.insert((copy.key, receipt.address), seq);
+        self.newest.insert(CopyKey::new(copy.key, receipt.address), seq);
         self.by_id.insert((copy.id_hash, seq));
         self.ops.push(Op::Settle {
             settle_no,
             receipt,
             keep: Keep::Nothing,
         });
-        self.insert_receipt(settle_no, receipt);
+        self.receipts.push(settle_no, receipt);
         self.after.push(After::Rejected { seq });
     }
 

@@ -19,12 +19,14 @@ use super::{
     credit::WorkerMark,
     message::{Lease, Message, State, Stored},
     output::{Acceptance, After, Out, Targets, Verdict},
+    parted::Parted,
     queue::{Queue, QueueIx, QueueKind},
+    receipts::{CopyKey, Receipts},
 };
 use crate::{
     frame::{
         Address, Frame, Seq, ShardId,
-        record::{Enqueue, IdHash, MessageKey, Op, Reason, Receipt, SettleNo, Status},
+        record::{Enqueue, IdHash, MessageKey, Op, Reason, SettleNo, Status},
     },
     time::Timestamp,
 };
@@ -79,13 +81,11 @@ pub struct ShardState<A> {
     pub(super) queues: Vec<Option<Queue>>,
     pub(super) free_queues: Vec<QueueIx>,
     pub(super) by_address: HashTable<QueueIx>,
-    pub(super) messages: HashMap<Seq, Message>,
-    /// (message key, address) to the newest message or receipt.
-    pub(super) keys: HashMap<(MessageKey, u64), Seq>,
+    pub(super) messages: Parted<Seq, Message>,
+    /// The newest message or receipt with that key at that address.
+    pub(super) newest: Parted<CopyKey, Seq>,
     pub(super) by_id: BTreeSet<(IdHash, Seq)>,
-    /// Settled ones, by sequence.
-    pub(super) receipts: HashMap<Seq, Receipt>,
-    pub(super) settled_order: VecDeque<(SettleNo, Seq)>,
+    pub(super) receipts: Receipts,
     pub(super) receipt_floor: SettleNo,
     /// Receipts evicted since the store was told.
     pub(super) floor_pending: usize,
@@ -127,11 +127,10 @@ impl<A> ShardState<A> {
             queues: Vec::new(),
             free_queues: Vec::new(),
             by_address: HashTable::new(),
-            messages: HashMap::new(),
-            keys: HashMap::new(),
+            messages: Parted::default(),
+            newest: Parted::default(),
             by_id: BTreeSet::new(),
-            receipts: HashMap::new(),
-            settled_order: VecDeque::new(),
+            receipts: Receipts::default(),
             receipt_floor: SettleNo::default(),
             floor_pending: 0,
             cursors: HashMap::new(),
@@ -177,7 +176,8 @@ impl<A> ShardState<A> {
             return;
         };
         let address = self.queue(queue_ix).address.hash64();
-        if let Some(seq) = self.keys.get(&(publish.key, address)).copied() {
+        let copy = CopyKey::new(publish.key, address);
+        if let Some(seq) = self.newest.get(&copy).copied() {
             self.answer_duplicate(seq, publish.answer, out);
             return self.forget_idle_queue(queue_ix);
         }
@@ -196,7 +196,7 @@ impl<A> ShardState<A> {
         queue.messages += 1;
         queue.bytes += message.weight();
         let queue_address = queue.address.clone();
-        self.keys.insert((publish.key, address), seq);
+        self.newest.insert(copy, seq);
         self.by_id.insert((publish.id_hash, seq));
         let targets: Targets = message.targets.clone().unwrap_or_else(|| Arc::from([]));
         let is_to_nobody = message.targets.as_ref().is_some_and(|targets| targets.is_empty());
@@ -297,7 +297,7 @@ impl<A> ShardState<A> {
     pub(super) fn answer_known(&self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
         let Some(answer) = answer else { return };
         let held = self.messages.get(&seq).filter(|message| !message.is_kept());
-        let verdict = match (held, self.receipts.get(&seq)) {
+        let verdict = match (held, self.receipts.get(seq)) {
             (Some(_), _) => Verdict::Accepted(Acceptance {
                 duplicate: true,
                 ..self.acceptance_of(seq).expect("it is held")
@@ -318,7 +318,7 @@ impl<A> ShardState<A> {
 
     pub(super) fn answer_accepted(&self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
         let Some(answer) = answer else { return };
-        let settled = self.receipts.get(&seq).map(|receipt| Acceptance {
+        let settled = self.receipts.get(seq).map(|receipt| Acceptance {
             seq: Some(seq),
             recipients: receipt.recipients,
             ..acceptance(Some(receipt.status))
@@ -375,19 +375,10 @@ impl<A> ShardState<A> {
 
     /// Tables shrink when most of what they held at their largest is gone.
     pub(super) fn bound_memory(&mut self) {
-        const SLACK: usize = 1024;
         self.bound_timers();
-        let is_wasteful = |capacity: usize, len: usize| capacity > 8 * len + SLACK;
-        if is_wasteful(self.messages.capacity(), self.messages.len()) {
-            self.messages.shrink_to(2 * self.messages.len());
-        }
-        if is_wasteful(self.receipts.capacity(), self.receipts.len()) {
-            self.receipts.shrink_to(2 * self.receipts.len());
-            self.settled_order.shrink_to(2 * self.settled_order.len());
-        }
-        if is_wasteful(self.keys.capacity(), self.keys.len()) {
-            self.keys.shrink_to(2 * self.keys.len());
-        }
+        self.messages.bound_memory();
+        self.newest.bound_memory();
+        self.receipts.bound_memory();
     }
 
     pub(super) fn find_queue(&self, hash: u64, text: &str) -> Option<QueueIx> {

@@ -41,7 +41,11 @@ pub fn run(gathered: Gathered) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.node.network_threads())
+        .thread_name("weft-net")
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| {
         Failure::new(
             Exit::Io,

@@ -7,7 +7,11 @@ use crate::{
 };
 
 fn cached(world: &World) -> (u64, usize) {
-    let with_frame = world.shard.messages.values().filter(|message| message.frame.is_some());
+    let with_frame = world
+        .shard
+        .messages
+        .iter()
+        .filter(|(_, message)| message.frame.is_some());
     (world.shard.cached_bytes(), with_frame.count())
 }
 
@@ -24,16 +28,17 @@ fn what_waits_is_in_buffers_of_its_own_and_what_is_handed_out_keeps_none() {
     let arrived = world
         .shard
         .messages
-        .values()
+        .iter()
         .next()
         .unwrap()
+        .1
         .frame
         .as_ref()
         .unwrap()
         .body
         .as_ptr();
     world.commit();
-    let entry = world.shard.messages.values().next().unwrap();
+    let (_, entry) = world.shard.messages.iter().next().unwrap();
     assert_ne!(entry.frame.as_ref().unwrap().body.as_ptr(), arrived);
     assert_eq!(cached(&world), (entry.weight(), 1));
     world.attach("agent:a", 1, "a", 10);

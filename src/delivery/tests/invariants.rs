@@ -8,9 +8,10 @@ use crate::{
         copies::Pace,
         message::{Message, State, Stored},
         queue::Queue,
+        receipts::CopyKey,
         timers::TIMERS_SLACK,
     },
-    frame::{Priority, Seq},
+    frame::{Priority, Seq, record::Receipt},
 };
 
 /// Panics where the shard contradicts itself.
@@ -19,7 +20,7 @@ pub fn check<A>(shard: &ShardState<A>) {
     check_outbox(shard);
     check_lines(shard);
     let mut by_queue: BTreeMap<u32, Vec<(Seq, &Message)>> = BTreeMap::new();
-    for (seq, message) in &shard.messages {
+    for (seq, message) in shard.messages.iter() {
         by_queue.entry(message.queue).or_default().push((*seq, message));
     }
     for (at, queue) in shard.queues.iter().enumerate() {
@@ -44,29 +45,33 @@ pub fn check<A>(shard: &ShardState<A>) {
 }
 
 fn check_tables<A>(shard: &ShardState<A>) {
-    let cached = shard.messages.values().filter(|message| message.frame.is_some());
+    let cached = shard
+        .messages
+        .iter()
+        .map(|(_, message)| message)
+        .filter(|message| message.frame.is_some());
     assert_eq!(cached.map(Message::weight).sum::<u64>(), shard.cached_bytes());
-    let settled: BTreeSet<Seq> = shard.settled_order.iter().map(|(_, seq)| *seq).collect();
-    assert_eq!(
-        settled,
-        shard.receipts.keys().copied().collect(),
+    let settled: Vec<_> = shard.receipts.iter().collect();
+    assert!(
+        settled.iter().map(|(settle_no, _)| settle_no).is_sorted(),
         "receipts are in their order"
     );
-    assert_eq!(settled.len(), shard.settled_order.len());
-    assert!(shard.settled_order.iter().is_sorted());
-    let is_known = |seq: &Seq| shard.messages.contains_key(seq) || shard.receipts.contains_key(seq);
+    assert_eq!(settled.len(), shard.receipts.len());
+    let is_found = |receipt: &Receipt| shard.receipts.get(receipt.seq) == Some(receipt);
+    assert!(settled.iter().all(|(_, receipt)| is_found(receipt)));
+    let is_known = |seq: &Seq| shard.messages.get(seq).is_some() || shard.receipts.get(*seq).is_some();
     assert!(
-        shard.keys.values().all(is_known),
+        shard.newest.iter().all(|(_, seq)| is_known(seq)),
         "a key leads to a message or a receipt"
     );
     assert!(
         shard.by_id.iter().all(|(_, seq)| is_known(seq)),
         "an id leads to a message or a receipt"
     );
-    for (seq, message) in &shard.messages {
+    for (seq, message) in shard.messages.iter() {
         if message.is_unsettled() {
-            let newest = shard.keys[&(message.key, message.address)];
-            assert!(newest >= *seq, "an unsettled message is found by its key");
+            let newest = shard.newest.get(&CopyKey::new(message.key, message.address));
+            assert!(newest >= Some(seq), "an unsettled message is found by its key");
             assert!(shard.by_id.contains(&(message.id_hash, *seq)));
         }
         if message.state == State::Ready && message.stored == Stored::InMemory {

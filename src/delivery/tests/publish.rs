@@ -20,7 +20,7 @@ fn g1_nothing_is_answered_or_handed_out_before_the_commit() {
     let later = world.publish(&mail("m1", "agent:a"));
     world.pump();
     assert!(world.out.answers.is_empty() && world.out.hand_outs.is_empty());
-    let seq = *world.shard.messages.keys().next().unwrap();
+    let seq = *world.shard.messages.iter().next().unwrap().0;
     assert_eq!(world.shard.receipt(seq), None, "a question learns of it no earlier");
     assert!(world.shard.receipts_of_id(mail_id("m1")).is_empty());
     assert!(world.complete());

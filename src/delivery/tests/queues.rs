@@ -127,7 +127,7 @@ fn a_removed_group_keeps_no_history() {
     world.fan_out(&mail("kept", "group:g"), &["agent:x"], retention);
     world.commit();
     world.relays();
-    let seq = *world.shard.messages.keys().next().unwrap();
+    let seq = *world.shard.messages.iter().next().unwrap().0;
     world.run(|shard, now, out, _| shard.handle_relay_done(seq, now, out));
     world.begin_commit();
     world.fan_out(&mail("relayed", "group:g"), &["agent:x"], retention);

@@ -15,8 +15,10 @@ mod suggest;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZero,
     path::PathBuf,
     sync::OnceLock,
+    thread,
     time::Duration,
 };
 
@@ -67,6 +69,8 @@ pub struct Node {
     pub insecure: bool,
     /// How long sessions get to end at shutdown, in milliseconds.
     pub drain_timeout_ms: u64,
+    /// Threads that serve connections; 0: one per core.
+    pub network_threads: usize,
 }
 
 impl Default for Node {
@@ -79,6 +83,7 @@ impl Default for Node {
             insecure: false,
             // Container runtimes kill after 10 s to 30 s; this leaves room for the store to close.
             drain_timeout_ms: 5_000,
+            network_threads: 0,
         }
     }
 }
@@ -87,6 +92,14 @@ impl Node {
     /// How long sessions get to end at shutdown.
     pub const fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms)
+    }
+
+    /// Threads that serve connections.
+    pub fn network_threads(&self) -> usize {
+        match self.network_threads {
+            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            chosen => chosen,
+        }
     }
 }
 
