@@ -15,7 +15,6 @@ mod suggest;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZero,
     path::PathBuf,
     sync::OnceLock,
     thread,
@@ -69,7 +68,7 @@ pub struct Node {
     pub insecure: bool,
     /// How long sessions get to end at shutdown, in milliseconds.
     pub drain_timeout_ms: u64,
-    /// Threads that serve connections; 0: one per core.
+    /// Threads that serve connections; 0: one less than there are cores, and one at least.
     pub network_threads: usize,
 }
 
@@ -94,10 +93,11 @@ impl Node {
         Duration::from_millis(self.drain_timeout_ms)
     }
 
-    /// Threads that serve connections.
+    /// Threads that serve connections. Shard workers, the store and the system's own part of networking need a core too: with a network
+    /// thread on each, connections cost a seventh more, in threads that wake one another.
     pub fn network_threads(&self) -> usize {
         match self.network_threads {
-            0 => thread::available_parallelism().map_or(1, NonZero::get),
+            0 => thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1)),
             chosen => chosen,
         }
     }

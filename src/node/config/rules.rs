@@ -79,7 +79,7 @@ pub fn check(config: &Config, sources: &BTreeMap<String, Source>, problems: &mut
     }
     if config.node.network_threads > NETWORK_THREADS_MAX {
         let message = format!(
-            "is {}, but must be 0 (one per core) to {NETWORK_THREADS_MAX}",
+            "is {}, but must be 0 (one less than there are cores) to {NETWORK_THREADS_MAX}",
             config.node.network_threads
         );
         broken("node.network_threads", message, "0 suits most machines");
