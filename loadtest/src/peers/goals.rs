@@ -137,7 +137,7 @@ pub const GOALS: &[Goal] = &[
     ),
     goal(
         "P4",
-        Case::WeftDurable,
+        Case::WeftDurableRaw,
         Figure::PerSecond,
         Bound::AtLeast(3.0, Case::RedisStream),
     ),
@@ -145,7 +145,25 @@ pub const GOALS: &[Goal] = &[
         "P4",
         Case::WeftDurable,
         Figure::PerSecond,
+        Bound::AtLeast(3.0, Case::RedisStream),
+    ),
+    goal(
+        "P4",
+        Case::WeftDurableRaw,
+        Figure::PerSecond,
         Bound::AtLeast(50.0, Case::JetStreamAlways),
+    ),
+    goal(
+        "P4",
+        Case::WeftDurable,
+        Figure::PerSecond,
+        Bound::AtLeast(50.0, Case::JetStreamAlways),
+    ),
+    goal(
+        "P4",
+        Case::WeftDurable1Raw,
+        Figure::PerSecond,
+        Bound::AtLeast(0.45, Case::Fdatasync),
     ),
     goal(
         "P4",

@@ -57,6 +57,8 @@ impl Ours<'_> {
             }
             Case::WeftDurable => self.durable(128).await,
             Case::WeftDurable1 => self.durable(1).await,
+            Case::WeftDurableRaw => self.durable_raw(128).await,
+            Case::WeftDurable1Raw => self.durable_raw(1).await,
             Case::WeftHttp => self.http().await,
             Case::WeftRequestGrpc => self.request(Protocol::Grpc).await,
             Case::WeftRequestQuic => self.request(Protocol::Quic).await,
@@ -95,6 +97,10 @@ impl Ours<'_> {
     async fn measure(self, serve: &Serve, plan: &Plan) -> Result<Figures, String> {
         let node = Node::serve(serve)?;
         checked(scenario::run(&node, plan, &Progress::new(&plan.title())).await?).map(|run| Figures::of_run(&run))
+    }
+
+    async fn durable_raw(self, in_flight: u64) -> Result<Figures, String> {
+        raw::durable(&Node::serve(&self.serve())?, in_flight, self.0.extent).await
     }
 
     async fn pairs(self, protocol: Protocol, change: impl FnOnce(&mut Serve)) -> Result<Figures, String> {

@@ -1,15 +1,14 @@
 //! Frames of `weft.v1` as bytes: sends that are encoded once and only get new message ids, and deliveries that are counted by
 //! walking over them. Pure; what a frame holds is in `proto/weft/v1`.
 
-use bytes::{BufMut, Bytes};
-use prost::Message as _;
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::{Message as _, encoding};
 use weft::rpc::v1;
 
 /// Messages of one frame: what the node and its clients use.
 pub const FRAME_MESSAGES: u64 = 32;
 /// Digits of a message's id, which counts its publisher's messages.
 pub const ID_DIGITS: usize = 16;
-const QOS_AT_MOST_ONCE: i32 = 1;
 const PRIORITY_NORMAL: i32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -42,7 +41,14 @@ struct ClientFrame {
     send: Option<Send>,
 }
 
-/// A frame of messages of QoS 0 from one agent to one address, encoded but for the ids: what lies before each of them, and
+/// The quality of service of what is sent, as `weft.v1` numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quality {
+    AtMostOnce = 1,
+    AtLeastOnce = 2,
+}
+
+/// A frame of messages from one agent to one address, encoded but for the ids: what lies before each of them, and
 /// behind the last.
 #[derive(Debug)]
 pub struct Template {
@@ -53,20 +59,20 @@ pub struct Template {
 
 impl Template {
     /// Encodes the frame.
-    pub fn new(from: &str, to: &str, body_bytes: usize) -> Self {
+    pub fn new(from: &str, to: &str, body_bytes: usize, messages: u64, quality: Quality) -> Self {
         let message = Message {
             // Found again below: nothing else in the frame has a NUL byte this often in a row.
             id: "\0".repeat(ID_DIGITS),
             to: to.to_owned(),
             priority: PRIORITY_NORMAL,
-            qos: QOS_AT_MOST_ONCE,
+            qos: quality as i32,
             body: vec![b'.'; body_bytes].into(),
         };
         let frame = ClientFrame {
             send: Some(Send {
-                // Nothing is answered at QoS 0, so nothing needs telling apart.
+                // Nothing is answered at QoS 0, and answers to the others are only counted.
                 first_tag: 1,
-                messages: vec![message; FRAME_MESSAGES as usize],
+                messages: vec![message; messages as usize],
                 from: from.to_owned(),
             }),
         };
@@ -131,6 +137,67 @@ pub fn subscribe(topic: &str) -> Bytes {
 
 fn encode(frame: v1::client_frame::Frame) -> Bytes {
     v1::ClientFrame { frame: Some(frame) }.encode_to_vec().into()
+}
+
+/// The frame that acknowledges deliveries, and asks for a confirmation.
+pub fn acknowledge(ids: &[Bytes]) -> Bytes {
+    /// `ClientFrame.ack`, `AckFrame.tag` with its value 1, and `AckFrame.ids`.
+    const ACK: u8 = 3 << 3 | 2;
+    const TAG: [u8; 2] = [1 << 3, 1];
+    const IDS: u8 = 2 << 3 | 2;
+    let id_bytes = |id: &Bytes| 1 + encoding::encoded_len_varint(id.len() as u64) + id.len();
+    let inside = TAG.len() + ids.iter().map(id_bytes).sum::<usize>();
+    let mut frame = BytesMut::with_capacity(1 + 10 + inside);
+    frame.put_u8(ACK);
+    encoding::encode_varint(inside as u64, &mut frame);
+    frame.put_slice(&TAG);
+    for id in ids {
+        frame.put_u8(IDS);
+        encoding::encode_varint(id.len() as u64, &mut frame);
+        frame.put_slice(id);
+    }
+    frame.freeze()
+}
+
+/// What the node sent to whoever acknowledges or waits for answers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    Welcome,
+    /// The encoded ids of deliveries.
+    Deliveries(Vec<Bytes>),
+    /// So many messages were accepted, and none refused.
+    Receipts(u64),
+    /// All of an acknowledgement settled.
+    Settled,
+    /// A refusal, a goodbye, or what nobody asked for; the number of its field in `ServerFrame`.
+    Other(u64),
+}
+
+/// Looks into a `ServerFrame`; `None` where the bytes are none.
+pub fn told(frame: &Bytes) -> Option<Told> {
+    /// Fields of `ServerFrame`, of `Delivery`, of `Receipt` and of `Settled`.
+    const WELCOME: u64 = 1;
+    const DELIVERIES: u64 = 2;
+    const RECEIPTS: u64 = 3;
+    const SETTLED: u64 = 4;
+    const ID: u64 = 1;
+    const PROBLEM: u64 = 3;
+    const FAILURES: u64 = 2;
+    let ((number, inside), _) = field(frame)?;
+    let is_refused = |receipt: &[u8]| fields(receipt).any(|(field, _)| field == PROBLEM);
+    Some(match number {
+        WELCOME => Told::Welcome,
+        DELIVERIES => {
+            let id_of = |(_, delivery)| fields(delivery).find(|(field, _)| *field == ID);
+            let ids = fields(inside).map(|delivery| id_of(delivery).map(|(_, id)| frame.slice_ref(id)));
+            Told::Deliveries(ids.collect::<Option<_>>()?)
+        }
+        RECEIPTS if !fields(inside).any(|(_, receipt)| is_refused(receipt)) => {
+            Told::Receipts(fields(inside).count() as u64)
+        }
+        SETTLED if fields(inside).all(|(field, _)| field != FAILURES) => Told::Settled,
+        _ => Told::Other(number),
+    })
 }
 
 /// What the node sent.
@@ -206,7 +273,7 @@ mod tests {
     #[test]
     fn a_frame_has_its_messages_with_ids_that_count_on() {
         for body_bytes in [1, 64, 256, 4096] {
-            let template = Template::new("a/b", "agent:c", body_bytes);
+            let template = Template::new("a/b", "agent:c", body_bytes, FRAME_MESSAGES, Quality::AtMostOnce);
             let mut bytes = Vec::new();
             template.write(0x1f, &mut bytes);
             assert_eq!(bytes.len(), template.bytes());
@@ -217,6 +284,41 @@ mod tests {
             assert!(send.messages.iter().all(|message| message.body.len() == body_bytes));
             assert!(send.messages.iter().all(|message| message.to == "agent:c"));
         }
+    }
+
+    #[test]
+    fn what_is_answered_or_acknowledged_is_read_and_written_as_the_node_has_it() {
+        use v1::server_frame::Frame;
+        let told = |frame| told(&v1::ServerFrame { frame: Some(frame) }.encode_to_vec().into());
+        let ids = [(3, 70_000, 1), (0, 1, 200)].map(|(shard, seq, lease)| v1::DeliveryId { shard, seq, lease });
+        // `Deliveries` of two, with nothing but an id and an attempt: fields 1 and 2.
+        let delivery = |id: &v1::DeliveryId| {
+            let id = id.encode_to_vec();
+            [&[0x0a, id.len() as u8 + 4, 0x0a, id.len() as u8][..], &id, &[0x10, 1]].concat()
+        };
+        let inside = ids.iter().flat_map(delivery).collect::<Vec<u8>>();
+        let frame = Bytes::from([&[0x12, inside.len() as u8][..], &inside].concat());
+        let Some(Told::Deliveries(encoded)) = super::told(&frame) else {
+            panic!("no deliveries")
+        };
+        let ack = v1::ClientFrame::decode(acknowledge(&encoded)).unwrap();
+        let expected = v1::AckFrame {
+            tag: 1,
+            ids: ids.to_vec(),
+        };
+        assert_eq!(ack.frame, Some(v1::client_frame::Frame::Ack(expected)));
+        let receipt = |result| v1::Receipt {
+            tag: 300,
+            result: Some(result),
+        };
+        let accepted = receipt(v1::receipt::Result::Accepted(v1::Accepted::default()));
+        let refused = receipt(v1::receipt::Result::Problem(v1::Problem::default()));
+        let receipts = |receipts| Frame::Receipts(v1::Receipts { receipts });
+        assert_eq!(told(receipts(vec![accepted.clone(); 2])), Some(Told::Receipts(2)));
+        assert_eq!(told(receipts(vec![accepted, refused])), Some(Told::Other(3)));
+        let settled = |failures| Frame::Settled(v1::Settled { tag: 1, failures });
+        assert_eq!(told(settled(vec![])), Some(Told::Settled));
+        assert_eq!(told(settled(vec![v1::SettleFailure::default()])), Some(Told::Other(4)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use weft::rpc::v1::InboxMode;
 
 use super::{
     flow::Flow,
-    frames::{self, FRAME_MESSAGES, Said, Template},
+    frames::{self, FRAME_MESSAGES, Said, Template, Told},
 };
 use crate::node::Endpoints;
 
@@ -30,13 +30,14 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What goes to the node.
 #[derive(Debug)]
-enum Outgoing {
+pub enum Outgoing {
     Frame(Bytes),
     Messages { template: Arc<Template>, first: u64 },
 }
 
+/// Frames as they were prepared; of what comes, its kind and number.
 #[derive(Debug, Default)]
-struct Raw;
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Outgoing;
@@ -69,6 +70,35 @@ impl Encoder for Raw {
     }
 }
 
+/// [`Raw`], with all that a frame says.
+#[derive(Debug, Default)]
+pub struct Whole;
+
+impl Codec for Whole {
+    type Encode = Outgoing;
+    type Decode = Told;
+    type Encoder = Raw;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Raw {
+        Raw
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Decoder for Whole {
+    type Item = Told;
+    type Error = Status;
+
+    fn decode(&mut self, frame: &mut DecodeBuf<'_>) -> Result<Option<Told>, Status> {
+        let told = frames::told(&frame.copy_to_bytes(frame.remaining()));
+        told.map(Some).ok_or_else(no_frame)
+    }
+}
+
 impl Decoder for Raw {
     type Item = Said;
     type Error = Status;
@@ -79,34 +109,46 @@ impl Decoder for Raw {
             false => frames::said(&frame.copy_to_bytes(frame.remaining())),
         };
         frame.advance(frame.remaining());
-        said.map(Some)
-            .ok_or_else(|| Status::internal("the node sent what is no frame"))
+        said.map(Some).ok_or_else(no_frame)
     }
+}
+
+fn no_frame() -> Status {
+    Status::internal("the node sent what is no frame")
 }
 
 /// What a session brings.
 #[derive(Debug)]
-pub struct Session(Streaming<Said>);
+pub struct Session<T = Said>(Streaming<T>);
 
-impl Session {
-    async fn open(
+impl<T: Send + Sync + 'static> Session<T> {
+    /// A session stream that sends these. The call stays open for as long as what it sends does.
+    pub async fn open(
         endpoints: &Endpoints,
         outgoing: impl Stream<Item = Outgoing> + Send + 'static,
+        codec: impl Codec<Encode = Outgoing, Decode = T> + Send + 'static,
     ) -> Result<Self, String> {
         let mut grpc = Grpc::new(connect(endpoints).await?);
         grpc.ready().await.map_err(|error| error.to_string())?;
-        // The call stays open for as long as what it sends does.
-        let opened = grpc.streaming(Request::new(outgoing), PathAndQuery::from_static(SESSION), Raw);
+        let opened = grpc.streaming(Request::new(outgoing), PathAndQuery::from_static(SESSION), codec);
         let opened = opened.await.map_err(|status| status.to_string())?;
         Ok(Self(opened.into_inner()))
     }
 
+    /// Waits for what the node sends next.
+    pub async fn next(&mut self) -> Result<T, String> {
+        let said = self.0.message().await.map_err(|status| status.to_string())?;
+        said.ok_or_else(|| "the node ended the session".to_owned())
+    }
+}
+
+impl Session {
     /// Opens an agent's inbox, or subscribes it to a topic; returns once that is in effect.
     pub async fn subscriber(endpoints: &Endpoints, agent: &str, topic: Option<&str>) -> Result<Self, String> {
         let inbox = topic.map_or(InboxMode::Open, |_| InboxMode::Closed);
         let asked = [Some(frames::attach(agent, inbox)), topic.map(frames::subscribe)];
         let asked = stream::iter(asked.into_iter().flatten().map(Outgoing::Frame));
-        let mut session = Self::open(endpoints, asked.chain(stream::pending())).await?;
+        let mut session = Self::open(endpoints, asked.chain(stream::pending()), Raw).await?;
         session.expect(Said::Welcome).await?;
         if topic.is_some() {
             session.expect(Said::Subscribed).await?;
@@ -124,7 +166,7 @@ impl Session {
                 Some((Outgoing::Messages { template, first }, flow))
             }
         };
-        Self::open(endpoints, stream::unfold(flow, frame).chain(stream::pending())).await
+        Self::open(endpoints, stream::unfold(flow, frame).chain(stream::pending()), Raw).await
     }
 
     async fn expect(&mut self, wanted: Said) -> Result<(), String> {
@@ -134,12 +176,6 @@ impl Session {
             Ok(Err(error)) => Err(error),
             Err(_late) => Err(format!("the node did not say {wanted:?} in time")),
         }
-    }
-
-    /// Waits for what the node sends next.
-    pub async fn next(&mut self) -> Result<Said, String> {
-        let said = self.0.message().await.map_err(|status| status.to_string())?;
-        said.ok_or_else(|| "the node ended the session".to_owned())
     }
 }
 

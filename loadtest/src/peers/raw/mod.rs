@@ -2,8 +2,9 @@
 //!
 //! Every message is valid and has an id of its own; the loop is closed over deliveries; a run in which one message was lost or
 //! doubled is no figure. [`frames`] has the bytes of gRPC, [`flow`] what is under way, [`grpc`] and [`quic`] the
-//! sessions. Start at [`publish_subscribe`].
+//! sessions, [`durable()`] what is answered and acknowledged. Start at [`publish_subscribe`].
 
+mod durable;
 mod flow;
 mod frames;
 mod grpc;
@@ -18,9 +19,11 @@ use tokio::task::JoinSet;
 
 use self::{
     flow::{Flow, settled},
-    frames::{FRAME_MESSAGES, Said, Template},
+    frames::{FRAME_MESSAGES, Quality, Said, Template},
     grpc::Session,
 };
+pub use durable::run as durable;
+
 use super::{
     figures::Figures,
     limits::{self, HttpClients},
@@ -168,7 +171,7 @@ impl<'a> Sessions<'a> {
                 .spawn(async move { format!("a publisher: {}", session.send(&template, &flow).await) });
             return Ok(());
         }
-        let template = Template::new(from, to, body_bytes);
+        let template = Template::new(from, to, body_bytes, FRAME_MESSAGES, Quality::AtMostOnce);
         let mut session = Session::publisher(self.endpoints, template, flow).await?;
         self.tasks.spawn(async move {
             match session.next().await {
