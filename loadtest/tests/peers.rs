@@ -1,4 +1,4 @@
-//! The comparison's command line: what it refuses, and that what is not installed is said and no error.
+//! The comparison's command line: what it refuses.
 
 use std::process::{Command, Output};
 
