@@ -3,17 +3,13 @@
 //! hyper parses it and bounds it (see [`super::refusal`]); here stand the rules that hyper leaves to its user, and HTTP/2's limits.
 //! Start at [`check_head`].
 
-use std::sync::Arc;
-
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{Version, header, uri::Authority},
-    middleware::Next,
-    response::{IntoResponse, Response},
 };
 
 use super::{App, config::Config};
-use crate::edge::json::{EdgeError, Problem};
+use crate::edge::json::EdgeError;
 
 /// Bytes that stand around a header besides its name and value: `: ` and the line's end.
 const HEADER_LINE_BYTES: usize = 4;
@@ -43,14 +39,10 @@ impl HeadLimits {
 }
 
 /// Refuses heads that are too large, that name no host or several, or that another reader might frame otherwise.
-pub(super) async fn check_head(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let checked = check_size(&request, HeadLimits::of(&app.config))
-        .and_then(|()| check_host(&request, &app.config.hosts))
-        .and_then(|()| check_coding(&request));
-    match checked {
-        Ok(()) => next.run(request).await,
-        Err(error) => Problem::from(error).into_response(),
-    }
+pub(super) fn check_head(app: &App, request: &Request) -> Result<(), EdgeError> {
+    check_size(request, HeadLimits::of(&app.config))?;
+    check_host(request, &app.config.hosts)?;
+    check_coding(request)
 }
 
 fn check_size(request: &Request, limits: HeadLimits) -> Result<(), EdgeError> {

@@ -1,19 +1,20 @@
 //! What surrounds every route: panics become problems, foreign pages are refused, bodies are inflated and answers compressed,
 //! requests are counted.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, convert::Infallible, future::ready, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
-    extract::{Request, State},
+    body::Body,
+    extract::Request,
     http::{HeaderName, HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use tower::ServiceBuilder;
+use futures_util::FutureExt;
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::{
     CompressionLevel,
-    catch_panic::CatchPanicLayer,
     compression::{
         CompressionLayer,
         predicate::{Predicate, SizeAbove},
@@ -37,26 +38,91 @@ const COMPRESSED_BYTES_MIN: u64 = 1024;
 /// How long a browser may keep the answer to a preflight.
 const PREFLIGHT_MAX_AGE: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// The routes with all that surrounds them, outermost first: counting, panics, heads, origins, cross-origin headers, compression,
+/// The routes with all that surrounds them, outermost first: counting, panics, heads, origins, compression, cross-origin headers,
 /// content encodings.
+///
+/// One function does what every request needs. What few need (inflating a body, compressing a large answer) is a layer of its own that
+/// only they go through: each layer costs every request a boxed future and a wrapped body.
 pub(super) fn around(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
-    let compression = CompressionLayer::new()
-        .quality(CompressionLevel::Fastest)
-        .compress_when(SizeAbove::new(COMPRESSED_BYTES_MIN).and(JsonOnly));
-    let layers = ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), count))
-        .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), check_head))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), check_origin))
+    let routes = routes
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(method_not_allowed);
+    let inflating = ServiceBuilder::new()
         .layer(cors(&app))
-        .layer(compression)
         .layer(middleware::from_fn(check_content_encoding))
         .layer(RequestDecompressionLayer::new());
-    routes
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(layers)
-        .with_state(app)
+    let surrounded = Arc::new(Surrounded {
+        encoded: routes.clone().layer(inflating).with_state(Arc::clone(&app)),
+        plain: routes.layer(cors(&app)).with_state(Arc::clone(&app)),
+        app,
+    });
+    Router::new().fallback(move |request| async move { surrounded.answer(request).await })
+}
+
+/// The routes as requests meet them.
+struct Surrounded {
+    app: Arc<App>,
+    /// For requests whose body is as it was sent.
+    plain: Router,
+    /// For those with a content encoding.
+    encoded: Router,
+}
+
+impl Surrounded {
+    /// Counts requests, errors and how long answers took. A long poll's wait is not a latency; streams end long after this.
+    async fn answer(&self, request: Request) -> Response {
+        let counters = &self.app.counters;
+        let waits = is_waiting(&request);
+        let began = time::monotonic();
+        let answered = AssertUnwindSafe(self.checked(request)).catch_unwind().await;
+        let mut response = answered.unwrap_or_else(answer_panic);
+        if response.status().is_client_error() || response.status().is_server_error() {
+            Counters::add(&counters.errors, 1);
+        }
+        if !waits {
+            counters.latencies.record(time::monotonic() - began);
+        }
+        let headers = response.headers_mut();
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+
+    async fn checked(&self, request: Request) -> Response {
+        let checked = check_head(&self.app, &request).and_then(|()| check_origin(&self.app, &request));
+        if let Err(error) = checked {
+            return Problem::from(error).into_response();
+        }
+        let accepted: Vec<_> = request
+            .headers()
+            .get_all(header::ACCEPT_ENCODING)
+            .iter()
+            .cloned()
+            .collect();
+        let routes = match request.headers().contains_key(header::CONTENT_ENCODING) {
+            true => &self.encoded,
+            false => &self.plain,
+        };
+        let answered = routes.clone().oneshot(request).await;
+        compressed(answered.unwrap_or_else(|never| match never {}), accepted).await
+    }
+}
+
+/// The answer, in the best encoding that was asked for where it is large enough to gain by it.
+async fn compressed(response: Response, accepted: Vec<HeaderValue>) -> Response {
+    if !(SizeAbove::new(COMPRESSED_BYTES_MIN).should_compress(&response) && JsonOnly.should_compress(&response)) {
+        return response;
+    }
+    let mut asked = Request::default();
+    for encoding in accepted {
+        asked.headers_mut().append(header::ACCEPT_ENCODING, encoding);
+    }
+    let compression = CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(JsonOnly);
+    let mut response = Some(response);
+    let given = service_fn(move |_: Request| ready(Ok::<_, Infallible>(response.take().expect("it is asked once"))));
+    let answered = compression.layer(given).oneshot(asked).await;
+    answered.unwrap_or_else(|never| match never {}).map(Body::new)
 }
 
 async fn no_such_path() -> Problem {
@@ -82,22 +148,6 @@ fn answer_panic(panic: Box<dyn Any + Send>) -> Response {
     Problem::from(EdgeError::Internal).into_response()
 }
 
-/// Counts requests, errors and how long answers took. A long poll's wait is not a latency; streams end long after this.
-async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let waits = is_waiting(&request);
-    let began = time::monotonic();
-    let mut response = next.run(request).await;
-    if response.status().is_client_error() || response.status().is_server_error() {
-        Counters::add(&app.counters.errors, 1);
-    }
-    if !waits {
-        app.counters.latencies.record(time::monotonic() - began);
-    }
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
 /// Requests whose answer waits for somebody else.
 fn is_waiting(request: &Request) -> bool {
     let path = request.uri().path();
@@ -106,7 +156,7 @@ fn is_waiting(request: &Request) -> bool {
 
 /// Refuses requests that a foreign page makes its visitor's browser send: development mode asks for no credentials, and a poll
 /// takes messages away.
-async fn check_origin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+fn check_origin(app: &App, request: &Request) -> Result<(), EdgeError> {
     let headers = request.headers();
     let host = headers
         .get(header::HOST)
@@ -115,15 +165,15 @@ async fn check_origin(State(app): State<Arc<App>>, request: Request, next: Next)
     let check = app.origins.check(headers, host);
     let foreign = match check {
         OriginCheck::Foreign => true,
-        OriginCheck::Absent => is_cross_site(&request),
+        OriginCheck::Absent => is_cross_site(request),
         OriginCheck::Same | OriginCheck::Listed => false,
     };
     if foreign {
         let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
         let origin = origin.unwrap_or("(not told)").into();
-        return Problem::from(EdgeError::OriginDenied { origin }).into_response();
+        return Err(EdgeError::OriginDenied { origin });
     }
-    next.run(request).await
+    Ok(())
 }
 
 /// A browser's request on behalf of another site that carries no `Origin`: an image, a script. Following a link is not meant.
