@@ -77,12 +77,15 @@ pub fn check(config: &Config, sources: &BTreeMap<String, Source>, problems: &mut
             "larger bodies belong into an object store, with a link in the message",
         );
     }
-    if config.node.network_threads > NETWORK_THREADS_MAX {
-        let message = format!(
-            "is {}, but must be 0 (one less than there are cores) to {NETWORK_THREADS_MAX}",
-            config.node.network_threads
-        );
-        broken("node.network_threads", message, "0 suits most machines");
+    let threads = [
+        ("node.http_threads", config.node.http_threads),
+        ("node.network_threads", config.node.network_threads),
+    ];
+    for (key, threads) in threads {
+        if threads > NETWORK_THREADS_MAX {
+            let message = format!("is {threads}, but must be 0 (as the cores have it) to {NETWORK_THREADS_MAX}");
+            broken(key, message, "0 suits most machines");
+        }
     }
     if router.workers > WORKERS_MAX {
         let message = format!("is {}, but must be 0 (one per core) to {WORKERS_MAX}", router.workers);
