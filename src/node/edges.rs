@@ -49,17 +49,17 @@ struct Starter<'a> {
     config: &'a Config,
     fabric: &'a Fabric,
     counters: EdgeCounters,
-    /// Runs what serves HTTP.
-    requests: &'a Handle,
+    /// Runs what serves QUIC.
+    runtime_of_quic: &'a Handle,
     stop: Stop,
     tasks: JoinSet<()>,
     failed: mpsc::Sender<Failure>,
 }
 
 impl Edges {
-    /// Sessions over gRPC and QUIC are served here, HTTP and WebSocket by `requests`: a flood of requests takes no thread from sessions,
-    /// and sessions, which gain nothing from many threads, wake none of theirs.
-    pub fn start(config: &Config, fabric: &Fabric, sockets: Sockets, requests: &Handle) -> Result<Self, Failure> {
+    /// QUIC is served by `quic`, everything else here: all connections of a QUIC socket go through one task, so that many threads only
+    /// wake one another.
+    pub fn start(config: &Config, fabric: &Fabric, sockets: Sockets, quic: &Handle) -> Result<Self, Failure> {
         let addresses =
             addresses(&sockets).map_err(|error| Failure::new(Exit::Io, "a listener has no address", error, ""))?;
         let tls = match addresses.grpc_tls.or(addresses.quic) {
@@ -71,7 +71,7 @@ impl Edges {
             config,
             fabric,
             counters: EdgeCounters::default(),
-            requests,
+            runtime_of_quic: quic,
             stop: Stop::new(),
             tasks: JoinSet::new(),
             failed,
@@ -213,17 +213,12 @@ impl Starter<'_> {
             counters: Arc::clone(&self.counters.http),
         };
         let mounts = self.websocket(&settings).map_err(wrong)?;
-        // Timers and sockets belong to the runtime that they were made in.
-        let _inside = self.requests.enter();
         let router = http::router(services, settings.clone(), mounts).map_err(wrong)?;
-        let listener = listener.into_std().and_then(TcpListener::from_std);
-        let listener = listener.map_err(|error| Failure::new(Exit::Io, "the HTTP listener failed", error, ""))?;
         let (stop, counters) = (self.stop.clone(), Arc::clone(&self.counters.http));
         let patience = self.config.node.drain_timeout();
-        let serving = async move {
+        self.tasks.spawn(async move {
             http::serve(listener, router, settings, counters, stop.cancelled_owned(), patience).await;
-        };
-        self.tasks.spawn_on(serving, self.requests);
+        });
         Ok(())
     }
 
@@ -253,14 +248,15 @@ impl Starter<'_> {
         };
         let (settings, stop) = (self.config.quic.settings.clone(), self.stop.clone());
         let (patience, failed) = (self.config.node.drain_timeout(), self.failed.clone());
-        self.tasks.spawn(async move {
+        let serving = async move {
             if let Err(error) = quic::serve(socket, tls, door, settings, stop, patience).await {
                 let fix = "check tls.certificate_file and tls.key_file, or switch it off with --quic-listen off";
                 let failure = Failure::new(Exit::Config, "the QUIC edge ended", error, fix);
                 // Full: another failure ends the node already.
                 let _second = failed.try_send(failure);
             }
-        });
+        };
+        self.tasks.spawn_on(serving, self.runtime_of_quic);
     }
 
     /// gRPC on its own listeners, and for the calls that QUIC connections carry.
@@ -287,15 +283,14 @@ impl Starter<'_> {
         let settings = self.config.webhook.clone();
         let (fabric, stop) = (self.fabric.clone(), self.stop.clone());
         let (counters, failed) = (Arc::clone(&self.counters.webhook), self.failed.clone());
-        let pushing = async move {
+        self.tasks.spawn(async move {
             if let Err(error) = webhook::run(fabric, settings, counters, stop).await {
                 let fix = "name a readable file with webhook.secret_file, or set webhook.secret";
                 let failure = Failure::new(Exit::Config, "webhooks cannot be signed", error, fix);
                 // Full: another failure ends the node already.
                 let _second = failed.try_send(failure);
             }
-        };
-        self.tasks.spawn_on(pushing, self.requests);
+        });
     }
 
     /// What `GET /metrics` answers.

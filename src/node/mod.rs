@@ -42,11 +42,11 @@ pub fn run(gathered: Gathered) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    let sessions = runtime("weft-net", config.node.network_threads())?;
-    let requests = runtime("weft-http", config.node.http_threads())?;
-    let outcome = sessions.block_on(serve(config, requests.handle()));
-    requests.shutdown_timeout(RUNTIME_PATIENCE);
-    sessions.shutdown_timeout(RUNTIME_PATIENCE);
+    let quic = runtime("weft-quic", config.node.quic_threads())?;
+    let tcp = runtime("weft-tcp", config.node.tcp_threads())?;
+    let outcome = tcp.block_on(serve(config, quic.handle()));
+    quic.shutdown_timeout(RUNTIME_PATIENCE);
+    tcp.shutdown_timeout(RUNTIME_PATIENCE);
     outcome
 }
 
@@ -66,11 +66,11 @@ fn runtime(name: &str, threads: usize) -> Result<Runtime, Failure> {
     })
 }
 
-/// Start to end. A signal ends it wherever it is. `requests` runs what serves HTTP.
-async fn serve(config: &Config, requests: &Handle) -> Result<(), Failure> {
+/// Start to end. A signal ends it wherever it is. `quic` runs what serves QUIC.
+async fn serve(config: &Config, quic: &Handle) -> Result<(), Failure> {
     let stop = signals::watch()?;
     let (fabric, mut edges) = tokio::select! {
-        started = start(config, requests) => started?,
+        started = start(config, quic) => started?,
         () = stop.cancelled() => {
             tracing::info!("stopped before it was ready");
             return Ok(());
@@ -85,11 +85,11 @@ async fn serve(config: &Config, requests: &Handle) -> Result<(), Failure> {
 }
 
 /// Listeners first: a wrong address is told before a store is recovered.
-async fn start(config: &Config, requests: &Handle) -> Result<(Fabric, Edges), Failure> {
+async fn start(config: &Config, quic: &Handle) -> Result<(Fabric, Edges), Failure> {
     let sockets = Sockets::bind(config).await?;
     let store = storage::open(config).await?;
     let fabric = start_router(config, store).await?;
-    let edges = Edges::start(config, &fabric, sockets, requests)?;
+    let edges = Edges::start(config, &fabric, sockets, quic)?;
     Ok((fabric, edges))
 }
 

@@ -69,10 +69,10 @@ pub struct Node {
     pub insecure: bool,
     /// How long sessions get to end at shutdown, in milliseconds.
     pub drain_timeout_ms: u64,
-    /// Threads that serve HTTP and WebSocket; 0: one per core.
-    pub http_threads: usize,
-    /// Threads that serve sessions over gRPC and QUIC; 0: one less than there are cores, and one at least.
-    pub network_threads: usize,
+    /// Threads that serve QUIC; 0: one less than there are cores, and one at least.
+    pub quic_threads: usize,
+    /// Threads that serve HTTP, WebSocket and gRPC; 0: one per core.
+    pub tcp_threads: usize,
 }
 
 impl Default for Node {
@@ -85,8 +85,8 @@ impl Default for Node {
             insecure: false,
             // Container runtimes kill after 10 s to 30 s; this leaves room for the store to close.
             drain_timeout_ms: 5_000,
-            http_threads: 0,
-            network_threads: 0,
+            quic_threads: 0,
+            tcp_threads: 0,
         }
     }
 }
@@ -97,19 +97,19 @@ impl Node {
         Duration::from_millis(self.drain_timeout_ms)
     }
 
-    /// Threads that serve HTTP and WebSocket.
-    pub fn http_threads(&self) -> usize {
-        match self.http_threads {
-            0 => cores(),
+    /// Threads that serve QUIC. All connections of a socket go through one task, and shard workers, the store and the system's own part
+    /// of networking need a core too: with a thread on each, messages cost a seventh more, in threads that wake one another.
+    pub fn quic_threads(&self) -> usize {
+        match self.quic_threads {
+            0 => cores().saturating_sub(1).max(1),
             chosen => chosen,
         }
     }
 
-    /// Threads that serve sessions. Shard workers, the store and the system's own part of networking need a core too: with a thread on
-    /// each, sessions cost a seventh more, in threads that wake one another.
-    pub fn network_threads(&self) -> usize {
-        match self.network_threads {
-            0 => cores().saturating_sub(1).max(1),
+    /// Threads that serve HTTP, WebSocket and gRPC.
+    pub fn tcp_threads(&self) -> usize {
+        match self.tcp_threads {
+            0 => cores(),
             chosen => chosen,
         }
     }

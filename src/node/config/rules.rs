@@ -10,7 +10,7 @@ use super::{
 use crate::frame::limits;
 
 /// Most threads that serve connections: more than any machine has cores.
-const NETWORK_THREADS_MAX: usize = 1024;
+const THREADS_MAX: usize = 1024;
 /// Most shard workers: a thread each, and no shard has two.
 const WORKERS_MAX: usize = limits::SHARDS as usize;
 
@@ -78,12 +78,12 @@ pub fn check(config: &Config, sources: &BTreeMap<String, Source>, problems: &mut
         );
     }
     let threads = [
-        ("node.http_threads", config.node.http_threads),
-        ("node.network_threads", config.node.network_threads),
+        ("node.quic_threads", config.node.quic_threads),
+        ("node.tcp_threads", config.node.tcp_threads),
     ];
     for (key, threads) in threads {
-        if threads > NETWORK_THREADS_MAX {
-            let message = format!("is {threads}, but must be 0 (as the cores have it) to {NETWORK_THREADS_MAX}");
+        if threads > THREADS_MAX {
+            let message = format!("is {threads}, but must be 0 (as the cores have it) to {THREADS_MAX}");
             broken(key, message, "0 suits most machines");
         }
     }
