@@ -276,6 +276,38 @@ async fn wrong_use_of_a_stream_ends_it_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_welcome_comes_before_answers_to_what_was_sent_behind_the_attach() {
+    let server = Server::start().await;
+    for _ in 0..300 {
+        let send = client_frame::Frame::Send(SendFrame {
+            first_tag: 1,
+            messages: vec![Parcel::Message(v1::Message {
+                to: "agent:carol".into(),
+                qos: v1::Qos::AtMostOnce.into(),
+                ..Default::default()
+            })],
+            receipts: v1::ReceiptMode::All.into(),
+            ..Default::default()
+        });
+        let detach = client_frame::Frame::Detach(v1::Detach {});
+        let (seen, end) = frames_of(&server, vec![attach("bob"), send, detach]).await;
+        end.unwrap();
+        assert!(
+            matches!(
+                &seen[..],
+                [
+                    server_frame::Frame::Welcome(_),
+                    server_frame::Frame::Receipts(_),
+                    server_frame::Frame::Goodbye(_)
+                ]
+            ),
+            "{seen:?}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_enum_number_in_a_message_is_refused_under_its_tag() {
     let server = Server::start().await;
     let message = |priority| {
@@ -624,6 +656,19 @@ async fn a_message_whose_answer_was_lost_is_sent_again_and_taken_once() {
         assert_eq!(text(&delivery), n.to_string(), "G4 and G5: once and in order");
         within(delivery.ack()).await.unwrap();
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_session_leaves_none_behind_on_the_node() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let bob = session(&client, "bob").await;
+    let sessions = || async { client.connections(Some(&id("bob"))).await.unwrap().len() };
+    assert_eq!(sessions().await, 1);
+    drop(bob);
+    // The client's connection stays, and with it whatever stream was left open.
+    until(|| async { (sessions().await == 0).then_some(()) }).await;
     server.stop().await;
 }
 

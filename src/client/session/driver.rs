@@ -1,6 +1,6 @@
 //! Keeps a session's stream: connects, reads what comes, reconnects with back-off.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -42,6 +42,8 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 const UNSETTLED_DELIVERIES_MAX: usize = 4096;
 /// A message unanswered for longer is not sent again: the fabric remembers accepted ones for ten minutes at least.
 const RESEND_AGE_MAX: Duration = Duration::from_secs(9 * 60);
+/// Batches of deliveries that may overtake the welcome. More are not lost packets any more but a server that sends none.
+const EARLY_BATCHES_MAX: usize = 1_024;
 /// How often a reader that waits for its caller looks whether answers are awaited by now.
 const STALL_CHECK: Duration = Duration::from_millis(20);
 
@@ -74,6 +76,24 @@ struct Driver {
 struct Connection {
     epoch: u64,
     inbound: Inbound,
+    /// Deliveries that overtook the welcome; read first.
+    early: VecDeque<Incoming>,
+}
+
+impl Connection {
+    async fn next(&mut self) -> Result<Option<Incoming>, Error> {
+        match self.early.pop_front() {
+            Some(incoming) => Ok(Some(incoming)),
+            None => self.inbound.next().await,
+        }
+    }
+}
+
+/// The server's answer to an attach.
+#[derive(Default)]
+struct Welcomed {
+    node: String,
+    early: VecDeque<Incoming>,
 }
 
 /// What the connection brings, by whichever protocol.
@@ -104,6 +124,15 @@ impl Inbound {
             },
             Self::Quic { inbound, .. } => inbound.next().await,
         }
+    }
+}
+
+/// Ends a connection that did not come to be, whether by an error or because nobody waits for it any more.
+struct EndEpoch<'a>(&'a Shared);
+
+impl Drop for EndEpoch<'_> {
+    fn drop(&mut self) {
+        self.0.end_epoch();
     }
 }
 
@@ -149,20 +178,22 @@ impl Driver {
 
     async fn connect(&self) -> Result<Connection, Error> {
         let epoch = self.shared.begin_epoch();
+        let unless_opened = EndEpoch(&self.shared);
         self.shared.give_up_old(RESEND_AGE_MAX);
         let opening = async {
             let mut inbound = self.open(epoch).await?;
-            let node = match self.shared.options.inbox {
+            let welcomed = match self.shared.options.inbox {
                 Inbox::Open | Inbox::Closed => self.welcome(&mut inbound).await?,
-                Inbox::Unattached => String::new(),
+                Inbox::Unattached => Welcomed::default(),
             };
-            Ok((inbound, node))
+            Ok((inbound, welcomed))
         };
-        let (inbound, node) = timeout(WELCOME_TIMEOUT, opening)
+        let (inbound, Welcomed { node, early }) = timeout(WELCOME_TIMEOUT, opening)
             .await
             .unwrap_or(Err(Error::Timeout(WELCOME_TIMEOUT)))?;
+        mem::forget(unless_opened);
         self.shared.state.send_replace(SessionState::Connected { node });
-        Ok(Connection { epoch, inbound })
+        Ok(Connection { epoch, inbound, early })
     }
 
     /// Opens the stream, or the connection, and sets its writer to work.
@@ -184,27 +215,41 @@ impl Driver {
         })
     }
 
-    /// The answer to the attach is the first frame.
-    async fn welcome(&self, inbound: &mut Inbound) -> Result<String, Error> {
-        let frame = match inbound.next().await? {
-            Some(Incoming::Frame(frame)) => Some(frame),
-            Some(Incoming::Batch(_)) => return Err(Error::protocol("deliveries came before the welcome")),
-            None => None,
-        };
-        if let Inbound::Quic { inbound, .. } = inbound {
-            self.shared.lock().resume = inbound.resume;
-        }
-        match frame {
-            Some(Frame::Welcome(welcome)) => {
-                self.shared.lock().reply_address = welcome.reply_address.parse().ok();
-                Ok(welcome.node)
+    /// Reads until the attach is answered. What was sent again behind it may be answered before, and over QUIC deliveries come
+    /// on streams of their own, which wait for no other.
+    async fn welcome(&self, inbound: &mut Inbound) -> Result<Welcomed, Error> {
+        let mut early = VecDeque::new();
+        loop {
+            let frame = match inbound.next().await? {
+                Some(Incoming::Frame(frame)) => frame,
+                Some(batch @ Incoming::Batch(_)) if early.len() < EARLY_BATCHES_MAX => {
+                    early.push_back(batch);
+                    continue;
+                }
+                Some(Incoming::Batch(_)) => return Err(Error::protocol("deliveries come and no welcome")),
+                None => {
+                    return Err(Error::Lost {
+                        cause: "the server ended the stream".into(),
+                    });
+                }
+            };
+            match frame {
+                Frame::Welcome(welcome) => {
+                    let mut shared = self.shared.lock();
+                    shared.reply_address = welcome.reply_address.parse().ok();
+                    if let Inbound::Quic { inbound, .. } = inbound {
+                        shared.resume = inbound.resume;
+                    }
+                    return Ok(Welcomed {
+                        node: welcome.node,
+                        early,
+                    });
+                }
+                Frame::Receipts(receipts) => self.shared.answer(receipts.receipts),
+                Frame::Goodbye(goodbye) if goodbye.reconnect => return Err(Error::Lost { cause: goodbye.reason }),
+                Frame::Goodbye(goodbye) => return Err(Error::closed(goodbye.reason)),
+                _ => return Err(Error::protocol("a session begins with something else than a welcome")),
             }
-            Some(Frame::Goodbye(goodbye)) if goodbye.reconnect => Err(Error::Lost { cause: goodbye.reason }),
-            Some(Frame::Goodbye(goodbye)) => Err(Error::closed(goodbye.reason)),
-            None => Err(Error::Lost {
-                cause: "the server ended the stream".into(),
-            }),
-            Some(_) => Err(Error::protocol("the first frame of a session is not a welcome")),
         }
     }
 
@@ -244,7 +289,7 @@ impl Driver {
     async fn read(&self, connection: &mut Connection) -> End {
         let settler = settler(&self.shared, connection.epoch);
         loop {
-            let incoming = match connection.inbound.next().await {
+            let incoming = match connection.next().await {
                 Ok(Some(incoming)) => incoming,
                 Ok(None) if self.shared.is_closing() => {
                     return End::Closed {

@@ -473,8 +473,8 @@ impl Shared {
 
     /// Begins a connection: outdates the writer of the one before and gives up what only that one could have answered.
     pub(super) fn begin_epoch(&self) -> u64 {
+        self.end_epoch();
         let mut inner = self.lock();
-        inner.epoch += 1;
         inner.reply_address = None;
         inner.settling.clear();
         inner.subscribing.clear();
@@ -482,6 +482,13 @@ impl Shared {
         self.replies_expected.store(0, SeqCst);
         self.keep_durable(&mut inner);
         inner.epoch
+    }
+
+    /// Ends what still writes for the connection before: a stream that is left open keeps its session on the server, which is
+    /// delivered to and never reads.
+    pub(super) fn end_epoch(&self) {
+        self.lock().epoch += 1;
+        self.writer.wake();
     }
 
     /// Moves what is queued behind what is unanswered; QoS 0 is dropped and counted.
@@ -536,13 +543,13 @@ impl Shared {
         });
         self.closed.store(true, SeqCst);
         let mut inner = self.lock();
-        inner.epoch += 1;
         inner.reply_address = None;
         inner.unanswered.clear();
         inner.settling.clear();
         inner.subscribing.clear();
         inner.replies.clear();
         drop(inner);
+        self.end_epoch();
         self.fail_queued();
     }
 

@@ -82,6 +82,7 @@ struct Writer {
     /// `None` once the publisher is gone and everything is answered.
     answers: Option<Answers>,
     session: Option<Session>,
+    /// Not written yet.
     answered: Vec<Answer>,
     /// Some: nothing more is delivered, and what is under way is answered; then the stream ends, with this if there is one.
     ending: Option<Option<v1::Goodbye>>,
@@ -113,6 +114,10 @@ impl Writer {
             {
                 Counters::add(&self.door.counters.messages_out, messages);
                 return Step::Write(Frame::Deliveries(frame));
+            }
+            if !self.answered.is_empty() {
+                let receipts = self.answered.drain(..).map(show::receipt).collect();
+                return Step::Write(Frame::Receipts(v1::Receipts { receipts }));
             }
             if self.from_reader.is_none() && self.answers.is_none() && (self.ending.is_some() || self.session.is_none())
             {
@@ -168,9 +173,11 @@ impl Writer {
                 if !more {
                     self.answers = None;
                 }
-                if !self.answered.is_empty() {
-                    let receipts = self.answered.drain(..).map(show::receipt).collect();
-                    return Some(Step::Write(Frame::Receipts(v1::Receipts { receipts })));
+                // What is answered may have been sent behind an attach: the welcome goes first.
+                if self.session.is_none()
+                    && let Some(Ok(hand_over)) = self.from_reader.as_mut().map(mpsc::Receiver::try_recv)
+                {
+                    return self.on(Event::Reader(Some(hand_over)));
                 }
             }
             Event::Session(SessionEvent::Deliveries) => {}
