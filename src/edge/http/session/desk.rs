@@ -1,7 +1,8 @@
 //! The desk of an agent's HTTP session: who waits for messages, what was handed to whom, and what becomes of it.
 //!
-//! Pure: times come in, [`Effect`]s go out. Polls are served first, in their order, then event streams; what nobody waits for goes
-//! back at once, so that it reaches the agent's other sessions. Knows no socket, task or clock. Start at [`Desk`].
+//! Pure: times come in, [`Effect`]s go out. Polls are served first, in their order, then event streams. What comes when nobody waits
+//! any more is kept for the next poll for a moment ([`super::spare::SPARE_KEEP`]), so that it comes in order and as what it is, a first delivery;
+//! then it goes back and reaches the agent's other sessions. Knows no socket, task or clock. Start at [`Desk`].
 //!
 //! A hand-out is settled by the agent's own acknowledgement, comes back when its visibility timeout runs out, or, on a stream with
 //! automatic acknowledgement, is acknowledged once the connection lived on for a grace period after it was written, or once a
@@ -13,7 +14,7 @@ use std::{
 };
 
 pub use super::streams::STREAM_EVENTS_MAX;
-use super::{log::Progress, streams::Streams};
+use super::{log::Progress, spare::Spare, streams::Streams};
 use crate::{
     router::surface::{Delivery, DeliveryId},
     time::Timestamp,
@@ -23,8 +24,6 @@ use crate::{
 pub const POLLS_MAX: usize = 64;
 /// Event streams of one agent; above it a stream is refused (429).
 pub const STREAMS_MAX: usize = 8;
-/// QoS 0 messages that came too late for a poll and wait for the next; the oldest is dropped first.
-const SPARE_MAX: usize = 256;
 /// How often automatic acknowledgements are looked after.
 const GRACE_TICK: Duration = Duration::from_secs(1);
 
@@ -102,7 +101,7 @@ pub struct Desk {
     polls: VecDeque<Poll>,
     streams: Streams,
     leases: Vec<Lease>,
-    spare: VecDeque<Delivery>,
+    spare: Spare,
     idle_since: Instant,
     next_tick: Instant,
 }
@@ -122,7 +121,7 @@ impl Desk {
             polls: VecDeque::new(),
             streams: Streams::default(),
             leases: Vec::new(),
-            spare: VecDeque::new(),
+            spare: Spare::default(),
             idle_since: now,
             next_tick: now,
         }
@@ -134,7 +133,7 @@ impl Desk {
         polls + self.streams.demand()
     }
 
-    /// Takes a poll in; QoS 0 messages that wait for it answer it at once.
+    /// Takes a poll in; messages that wait for it answer it at once.
     pub fn handle_poll(
         &mut self,
         poll: Poll,
@@ -151,7 +150,7 @@ impl Desk {
         }
         self.polls.push_back(poll);
         self.idle_since = now;
-        let spare = std::mem::take(&mut self.spare).into();
+        let spare = self.spare.take();
         self.handle_deliveries(spare, wall, now, out);
         Ok(())
     }
@@ -182,6 +181,7 @@ impl Desk {
             });
         }
         self.streams.open(id, terms);
+        push_nonempty(out, self.spare.give_back(), Effect::Release);
         self.idle_since = now;
         self.next_tick = now + GRACE_TICK;
         Ok(())
@@ -226,7 +226,7 @@ impl Desk {
         self.streams.note_written(id, written, now);
     }
 
-    /// Hands messages to those who wait; the rest goes back.
+    /// Hands messages to those who wait; the rest waits or goes back. What expired meanwhile is handed to nobody.
     pub fn handle_deliveries(
         &mut self,
         deliveries: Vec<Delivery>,
@@ -235,10 +235,10 @@ impl Desk {
         out: &mut Vec<Effect>,
     ) {
         self.touch(now);
-        let mut waiting: VecDeque<Delivery> = deliveries
-            .into_iter()
-            .filter(|delivery| delivery.id.is_some() || !has_expired(delivery, wall))
-            .collect();
+        let (expired, mut waiting): (VecDeque<_>, VecDeque<_>) =
+            deliveries.into_iter().partition(|delivery| has_expired(delivery, wall));
+        let expired = expired.into_iter().filter_map(|delivery| delivery.id).collect();
+        push_nonempty(out, expired, Effect::Release);
         while !waiting.is_empty()
             && let Some(poll) = self.polls.pop_front()
         {
@@ -257,7 +257,16 @@ impl Desk {
             }
             out.push(Effect::Event { stream, delivery });
         }
-        self.give_back(waiting, out);
+        let back = match self.streams.is_empty() {
+            true => self.spare.keep(waiting, now),
+            // The streams' windows are full: what is too much may reach the agent's other sessions.
+            false => {
+                let (handed_out, loose): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|late| late.id.is_some());
+                self.spare.keep(loose, now);
+                handed_out.into_iter().filter_map(|late| late.id).collect()
+            }
+        };
+        push_nonempty(out, back, Effect::Release);
     }
 
     /// An answer found its client gone: its messages are handed out anew.
@@ -270,23 +279,9 @@ impl Desk {
     ) {
         let ids: Vec<_> = deliveries.iter().filter_map(|delivery| delivery.id).collect();
         self.forget_leases(&ids);
-        self.handle_deliveries(deliveries, wall, now, out);
-    }
-
-    fn give_back(&mut self, unwanted: VecDeque<Delivery>, out: &mut Vec<Effect>) {
-        let mut ids = Vec::new();
-        for delivery in unwanted {
-            match delivery.id {
-                Some(id) => ids.push(id),
-                None => {
-                    if self.spare.len() == SPARE_MAX {
-                        self.spare.pop_front();
-                    }
-                    self.spare.push_back(delivery);
-                }
-            }
-        }
-        push_nonempty(out, ids, Effect::Release);
+        // Older than what waits.
+        let anew = deliveries.into_iter().chain(self.spare.take()).collect();
+        self.handle_deliveries(anew, wall, now, out);
     }
 
     /// The agent settled messages: they are no longer out.
@@ -301,7 +296,12 @@ impl Desk {
         let leases = self.leases.iter().map(|lease| lease.until);
         let tick = self.streams.have_graces().then_some(self.next_tick);
         let end = self.is_idle().then_some(self.idle_since + self.spans.keep);
-        polls.chain(leases).chain(tick).chain(end).min()
+        polls
+            .chain(leases)
+            .chain(self.spare.until())
+            .chain(tick)
+            .chain(end)
+            .min()
     }
 
     /// Ends waits, brings back what was out too long, acknowledges what outlived its grace, ends an idle session.
@@ -325,6 +325,9 @@ impl Desk {
             self.handle_settled(&due);
             out.push(Effect::Retry(due));
         }
+        if self.spare.until().is_some_and(|until| until <= now) {
+            push_nonempty(out, self.spare.give_back(), Effect::Release);
+        }
         self.acknowledge_outlived(now, out);
         self.streams.forget_ended(now);
         if self.is_idle() && now >= self.idle_since + self.spans.keep {
@@ -343,7 +346,7 @@ impl Desk {
     }
 
     fn is_idle(&self) -> bool {
-        self.polls.is_empty() && self.streams.is_empty() && self.leases.is_empty()
+        self.polls.is_empty() && self.streams.is_empty() && self.leases.is_empty() && self.spare.until().is_none()
     }
 
     /// The keep time runs from when nobody waits any more: every handler calls this before it changes who waits.

@@ -8,6 +8,7 @@ pub mod desk;
 mod events;
 mod hand_out;
 mod log;
+mod spare;
 mod streams;
 
 use std::{

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::*;
+use super::{
+    super::spare::{SPARE_KEEP, SPARE_MAX},
+    *,
+};
 use crate::{
     frame::{Address, AgentId, Draft, Frame, MessageId, Seq, ShardId},
     router::surface::Lease as LeaseNo,
@@ -152,20 +155,63 @@ impl Harness {
 }
 
 #[test]
-fn polls_are_answered_in_their_order_and_the_rest_goes_back() {
+fn polls_are_answered_in_their_order_and_the_rest_waits_for_the_next() {
     let mut desk = Harness::new();
     assert!(desk.poll(2, 20, MANUAL).is_empty());
     assert!(desk.poll(3, 20, MANUAL).is_empty());
     assert_eq!(desk.desk.demand(), 5);
     assert_eq!(
         desk.arrive(deliveries(0..7)),
-        [
-            Said::Answer(0, ids(0..2)),
-            Said::Answer(1, ids(2..5)),
-            Said::Release(ids(5..7))
-        ]
+        [Said::Answer(0, ids(0..2)), Said::Answer(1, ids(2..5))]
     );
     assert_eq!(desk.desk.demand(), 0);
+    assert_eq!(desk.arrive(deliveries(7..9)), []);
+    assert_eq!(desk.poll(3, 20, MANUAL), [Said::Answer(2, ids(5..8))], "in their order");
+    assert_eq!(
+        desk.pass(SPARE_KEEP.as_secs()),
+        [Said::Release(ids([8]))],
+        "nobody asked"
+    );
+    assert_eq!(desk.poll(3, 20, MANUAL), []);
+}
+
+#[test]
+fn what_waits_for_a_poll_is_bounded_and_not_handed_out_once_it_expired() {
+    let mut desk = Harness::new();
+    let (room, late) = (SPARE_MAX as u64, SPARE_MAX as u64 + 5);
+    assert_eq!(desk.arrive(deliveries(0..late)), [Said::Release(ids(room..late))]);
+    assert_eq!(desk.pass(SPARE_KEEP.as_secs()), [Said::Release(ids(0..room))]);
+    let mut expiring = delivery(Some(1));
+    expiring.frame.stamp.expires_at = Timestamp::from_millis(WALL.as_millis() + 1);
+    assert_eq!(desk.arrive(vec![expiring]), []);
+    let poll = Poll {
+        id: PollId(0),
+        max: 9,
+        terms: MANUAL,
+        deadline: desk.now,
+    };
+    let (mut out, late) = (Vec::new(), Timestamp::from_millis(WALL.as_millis() + 1));
+    desk.desk.handle_poll(poll, late, desk.now, &mut out).unwrap();
+    assert_eq!(said(out), [Said::Release(ids([1]))]);
+}
+
+#[test]
+fn an_answer_nobody_reads_goes_before_what_waits_already() {
+    let mut desk = Harness::new();
+    desk.poll(1, 20, MANUAL);
+    assert_eq!(desk.arrive(deliveries(0..3)), [Said::Answer(0, ids([0]))]);
+    let mut out = Vec::new();
+    desk.desk
+        .handle_unread_answer(deliveries(0..1), WALL, desk.now, &mut out);
+    assert_eq!(said(out), []);
+    assert_eq!(desk.poll(9, 20, MANUAL), [Said::Answer(1, ids(0..3))]);
+}
+
+#[test]
+fn a_stream_that_opens_sends_back_what_waits_for_a_poll() {
+    let mut desk = Harness::new();
+    desk.arrive(deliveries(0..1));
+    assert_eq!(desk.stream(1, MANUAL, None), [Said::Release(ids([0]))]);
 }
 
 #[test]
@@ -223,7 +269,8 @@ fn a_poll_whose_client_left_wants_nothing_more() {
     desk.poll(5, 20, MANUAL);
     desk.desk.handle_poll_gone(PollId(0), desk.now);
     assert_eq!(desk.desk.demand(), 0);
-    assert_eq!(desk.arrive(deliveries(0..1)), [Said::Release(ids([0]))]);
+    assert_eq!(desk.arrive(deliveries(0..1)), []);
+    assert_eq!(desk.pass(SPARE_KEEP.as_secs()), [Said::Release(ids([0]))]);
 }
 
 #[test]
