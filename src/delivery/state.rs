@@ -78,7 +78,8 @@ pub(super) enum Timer {
 pub struct ShardState<A> {
     pub(super) limits: Arc<Limits>,
     pub(super) worker: WorkerMark,
-    pub(super) queues: Vec<Option<Queue>>,
+    /// Boxed: room for more of them costs a pointer each.
+    pub(super) queues: Vec<Option<Box<Queue>>>,
     pub(super) free_queues: Vec<QueueIx>,
     pub(super) by_address: HashTable<QueueIx>,
     pub(super) messages: Parted<Seq, Message>,
@@ -392,7 +393,7 @@ impl<A> ShardState<A> {
         if let Some(found) = self.find_queue(address.hash64(), address.as_str()) {
             return found;
         }
-        let queue = Queue::new(address.clone(), kind);
+        let queue = Box::new(Queue::new(address.clone(), kind));
         let ix = match self.free_queues.pop() {
             Some(free) => {
                 self.queues[free as usize] = Some(queue);

@@ -15,7 +15,7 @@ use super::{
     session::{self, Greeted},
 };
 use crate::{
-    edge::{auth::principal_of_token, counters::Counters, stream::Calls},
+    edge::{auth::principal_of_token, counters::Counters, gate::Pass, stream::Calls},
     native::{
         BATCH_STREAMS_MAX, Close, STREAM_CALLS, STREAM_CONTROL,
         control::{FRAME_BYTES_MAX, GREETING_BYTES_MAX, ToClient, ToNode},
@@ -26,39 +26,53 @@ use crate::{
     time::monotonic,
 };
 
-/// Serves a connection to its end.
-pub(super) async fn serve(edge: Arc<Edge>, guest: Guest) {
-    let Guest {
-        incoming,
-        pass,
-        handshake,
-    } = guest;
-    let deadline = Instant::from_std(monotonic()) + edge.config.handshake_timeout();
-    let peer = incoming.remote_address();
-    let connection = match timeout_at(deadline, incoming).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "a QUIC handshake failed"),
-        Err(_late) => return tracing::debug!(%peer, "a QUIC handshake took too long"),
+/// Who greeted, or why nobody did; `Err(None)`: the connection is over by itself.
+type Greeting = Result<Box<Greeted>, Option<Close>>;
+
+/// Serves a connection to its end. What only its beginning needs is boxed, so that it is given back for the time of the session.
+pub(super) async fn serve(edge: Arc<Edge>, guest: Box<Guest>) {
+    let Some((connection, pass, greeting)) = Box::pin(receive(&edge, guest)).await else {
+        return;
     };
-    // Boxed: what it needs is given back for the time of the session.
-    let greeting = timeout_at(deadline, Box::pin(greet(&edge, &connection))).await;
-    drop(handshake);
     let ended = match greeting {
-        Err(_late) => Err(Close::Silent),
-        Ok(Err(close)) => close.map_or(Ok(()), Err),
-        Ok(Ok(greeted)) => session::serve(&edge, &connection, greeted).await,
+        Err(close) => close.map_or(Ok(()), Err),
+        Ok(greeted) => session::serve(&edge, &connection, greeted).await,
     };
     let close = ended.err().unwrap_or(Close::Done);
     if !matches!(close, Close::Done | Close::Draining | Close::Ended) {
         Counters::add(&edge.door.counters.errors, 1);
-        tracing::debug!(%peer, reason = close.reason(), "a QUIC connection was closed");
+        tracing::debug!(peer = %connection.remote_address(), reason = close.reason(), "a QUIC connection was closed");
     }
     connection.close(close.code(), close.reason().as_bytes());
     drop(pass);
 }
 
-/// Reads the greeting and answers it. `Err(None)`: the connection is over by itself.
-async fn greet(edge: &Edge, connection: &Connection) -> Result<Box<Greeted>, Option<Close>> {
+/// The handshake and the greeting, both by one deadline; `None` where no connection came to be.
+async fn receive(edge: &Edge, guest: Box<Guest>) -> Option<(Connection, Pass, Greeting)> {
+    let Guest {
+        incoming,
+        pass,
+        handshake: _handshake,
+    } = *guest;
+    let deadline = Instant::from_std(monotonic()) + edge.config.handshake_timeout();
+    let peer = incoming.remote_address();
+    let connection = match timeout_at(deadline, incoming).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a QUIC handshake failed");
+            return None;
+        }
+        Err(_late) => {
+            tracing::debug!(%peer, "a QUIC handshake took too long");
+            return None;
+        }
+    };
+    let greeting = timeout_at(deadline, greet(edge, &connection)).await;
+    Some((connection, pass, greeting.unwrap_or(Err(Some(Close::Silent)))))
+}
+
+/// Reads the greeting and answers it.
+async fn greet(edge: &Edge, connection: &Connection) -> Greeting {
     let (send, mut receive) = connection.accept_bi().await.map_err(|_| None)?;
     if first_byte(&mut receive).await? != STREAM_CONTROL {
         return Err(Some(Close::Control));

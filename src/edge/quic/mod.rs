@@ -92,7 +92,7 @@ pub async fn serve(
         // `None`: the endpoint was closed, which only happens below.
         let Some(incoming) = incoming else { break };
         if let Some(guest) = doorman.judge(incoming) {
-            connections.spawn(connection::serve(Arc::clone(&edge), guest));
+            connections.spawn(connection::serve(Arc::clone(&edge), Box::new(guest)));
         }
     }
     endpoint.set_server_config(None);

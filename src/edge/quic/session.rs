@@ -64,7 +64,9 @@ pub(super) async fn serve(edge: &Arc<Edge>, connection: &Connection, greeted: Bo
         control,
         lanes,
     } = *greeted;
-    let (hand_over, from_reader) = mpsc::channel(HAND_OVERS_MAX);
+    // flume: an idle session keeps no room for what it does not hand over.
+    let (hand_over, from_reader) = flume::bounded(HAND_OVERS_MAX);
+    let from_reader = from_reader.into_stream();
     let (publisher, answers) = edge.door.fabric.publisher(principal.clone(), Protocol::Quic);
     let stop = CancellationToken::new();
     let writer = Writer::new(edge, lanes, from_reader, answers, stop.clone());
@@ -103,7 +105,7 @@ struct Reader {
     control: ControlReader,
     principal: Principal,
     publisher: Publisher,
-    hand_over: mpsc::Sender<HandOver>,
+    hand_over: flume::Sender<HandOver>,
     session: Option<SessionHandle>,
     settles: Option<mpsc::Sender<Settle>>,
     streams: JoinSet<Result<(), Option<Close>>>,
@@ -161,7 +163,7 @@ impl Reader {
 
     async fn hand_over(&self, hand_over: HandOver) {
         // The writer is gone where the connection is; the next read notices.
-        let _ = self.hand_over.send(hand_over).await;
+        let _ = self.hand_over.send_async(hand_over).await;
     }
 
     async fn say(&self, frame: ToClient) {
@@ -285,7 +287,7 @@ impl Reader {
 }
 
 /// A task of its own, so that waiting for a commit holds back neither reading nor other settles. Answers in order.
-fn start_settling(handle: SessionHandle, hand_over: mpsc::Sender<HandOver>) -> mpsc::Sender<Settle> {
+fn start_settling(handle: SessionHandle, hand_over: flume::Sender<HandOver>) -> mpsc::Sender<Settle> {
     let (settles, queue) = mpsc::channel(SETTLES_MAX);
     tokio::spawn(async move {
         let mut settled = ReceiverStream::new(queue)
@@ -295,7 +297,7 @@ fn start_settling(handle: SessionHandle, hand_over: mpsc::Sender<HandOver>) -> m
             if tag != 0 {
                 let frame = HandOver::Frame(Box::new(ToClient::Settled { tag, failures }));
                 // The writer is gone where the connection is; what is queued is settled all the same.
-                let _ = hand_over.send(frame).await;
+                let _ = hand_over.send_async(frame).await;
             }
         }
     });

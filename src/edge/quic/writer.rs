@@ -5,10 +5,9 @@
 use std::{mem, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    sync::mpsc,
-    time::{Sleep, sleep, timeout},
-};
+use flume::r#async::RecvStream;
+use futures_util::StreamExt;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Edge, connection::refuse, problem::receipt, resume::Entry};
@@ -46,7 +45,7 @@ const RECONNECT_AFTER_DRAIN_MS: u32 = 500;
 /// How long a client that read too slowly should stay away, in milliseconds.
 const RECONNECT_AFTER_SLOW_MS: u32 = 1_000;
 
-/// What the reader tells the writer. Small: a channel makes room for 32 of them before the first.
+/// What the reader tells the writer.
 pub(super) enum HandOver {
     Frame(Box<ToClient>),
     /// The session began: welcome it and deliver.
@@ -86,7 +85,7 @@ pub(super) struct Writer {
     stop: CancellationToken,
     lanes: Lanes,
     /// `None` once the reader and the settles under way are done.
-    from_reader: Option<mpsc::Receiver<HandOver>>,
+    from_reader: Option<RecvStream<'static, HandOver>>,
     /// `None` once every publisher is gone and everything is answered.
     answers: Option<Answers>,
     answered: Vec<Answer>,
@@ -126,7 +125,7 @@ impl Writer {
     pub fn new(
         edge: &Edge,
         lanes: Lanes,
-        from_reader: mpsc::Receiver<HandOver>,
+        from_reader: RecvStream<'static, HandOver>,
         answers: Answers,
         stop: CancellationToken,
     ) -> Box<Self> {
@@ -152,7 +151,8 @@ impl Writer {
     pub async fn run(mut self: Box<Self>) -> Result<(), Close> {
         loop {
             if self.from_reader.is_none() && self.answers.is_none() {
-                return self.part().await;
+                // Boxed, as what follows a refusal: a session lives without it.
+                return Box::pin(self.part()).await;
             }
             let Some(event) = self.event().await else {
                 // The connection is over by itself.
@@ -162,9 +162,9 @@ impl Writer {
                 Next::Write => {}
                 Next::Refuse(problem) => {
                     self.lanes.control(&ToClient::Refused(problem));
-                    return Err(refuse(&mut self.lanes).await);
+                    return Err(Box::pin(refuse(&mut self.lanes)).await);
                 }
-                Next::GiveUp => return Err(self.give_up().await),
+                Next::GiveUp => return Err(Box::pin(self.give_up()).await),
             }
         }
     }
@@ -237,7 +237,7 @@ impl Writer {
             },
             () = async { stall.as_mut().expect("guarded").1.as_mut().await }, if stall.is_some() => Event::Stalled,
             () = shutdown.cancelled(), if !ending => Event::Shutdown,
-            hand_over = async { from_reader.as_mut().expect("guarded").recv().await }, if from_reader.is_some() => {
+            hand_over = async { from_reader.as_mut().expect("guarded").next().await }, if from_reader.is_some() => {
                 Event::Reader(hand_over)
             }
             more = async { answers.as_mut().expect("guarded").next(answered).await }, if answers.is_some() => {

@@ -9,7 +9,6 @@ mod writer;
 
 use std::pin::Pin;
 
-use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -29,7 +28,7 @@ const HAND_OVERS_MAX: usize = 64;
 /// The frames of a stream, as the connection takes them.
 pub type ServerFrames = Pin<Box<dyn Stream<Item = Result<v1::ServerFrame, Status>> + Send>>;
 
-/// What the reader tells the writer. Small: a channel makes room for 32 of them before the first.
+/// What the reader tells the writer.
 enum HandOver {
     /// A frame to be written.
     Frame(Box<server_frame::Frame>),
@@ -64,7 +63,9 @@ pub fn open(
     inbound: Streaming<v1::ClientFrame>,
     shutdown: CancellationToken,
 ) -> ServerFrames {
-    let (hand_over, from_reader) = mpsc::channel(HAND_OVERS_MAX);
+    // flume: an idle session keeps no room for what it does not hand over.
+    let (hand_over, from_reader) = flume::bounded(HAND_OVERS_MAX);
+    let from_reader = from_reader.into_stream();
     let (publisher, answers) = door.fabric.publisher(principal.clone(), Protocol::Grpc);
     let stop = CancellationToken::new();
     let reader = reader::Reader::new(inbound, door.clone(), principal, publisher, hand_over);

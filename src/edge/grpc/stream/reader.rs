@@ -67,7 +67,7 @@ pub(super) struct Reader {
     door: Door,
     principal: Principal,
     publisher: Publisher,
-    hand_over: mpsc::Sender<HandOver>,
+    hand_over: flume::Sender<HandOver>,
     session: Option<Session>,
     /// Frames on their way to the publisher; kept for its memory.
     batch: Vec<Sending>,
@@ -79,7 +79,7 @@ impl Reader {
         door: Door,
         principal: Principal,
         publisher: Publisher,
-        hand_over: mpsc::Sender<HandOver>,
+        hand_over: flume::Sender<HandOver>,
     ) -> Box<Self> {
         // Boxed: as an argument of its future it would be there twice.
         Box::new(Self {
@@ -112,7 +112,7 @@ impl Reader {
                 Err(status) => HandOver::Fail(too_large_by_its_name(status)),
             };
             // The writer is gone where the connection is.
-            let _ = self.hand_over.send(end).await;
+            let _ = self.hand_over.send_async(end).await;
             return;
         }
     }
@@ -177,7 +177,7 @@ impl Reader {
 
     async fn hand_over(&self, frame: server_frame::Frame) {
         // The writer is gone where the connection is; the next read notices.
-        let _ = self.hand_over.send(HandOver::Frame(Box::new(frame))).await;
+        let _ = self.hand_over.send_async(HandOver::Frame(Box::new(frame))).await;
     }
 
     // --- sending -----------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ impl Reader {
             acks,
         };
         // The writer is gone where the connection is; the next read notices.
-        let _ = self.hand_over.send(HandOver::Attached(Box::new(attached))).await;
+        let _ = self.hand_over.send_async(HandOver::Attached(Box::new(attached))).await;
         self.session = Some(Session {
             handle,
             acks,
@@ -303,7 +303,7 @@ impl Reader {
 }
 
 /// A task of its own, so that waiting for a commit holds back neither reading nor other settles. Answers in order.
-fn start_settling(handle: SessionHandle, hand_over: mpsc::Sender<HandOver>) -> mpsc::Sender<Settle> {
+fn start_settling(handle: SessionHandle, hand_over: flume::Sender<HandOver>) -> mpsc::Sender<Settle> {
     let (settles, queue) = mpsc::channel(SETTLES_MAX);
     tokio::spawn(async move {
         let mut settled = ReceiverStream::new(queue)
@@ -313,7 +313,7 @@ fn start_settling(handle: SessionHandle, hand_over: mpsc::Sender<HandOver>) -> m
             if answer.tag != 0 {
                 let frame = HandOver::Frame(Box::new(server_frame::Frame::Settled(answer)));
                 // The writer is gone where the connection is; what is queued is settled all the same.
-                let _ = hand_over.send(frame).await;
+                let _ = hand_over.send_async(frame).await;
             }
         }
     });

@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, mem};
 
-use futures_util::stream;
-use tokio::sync::mpsc;
+use flume::r#async::RecvStream;
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
@@ -33,7 +33,7 @@ const RECONNECT_AFTER_SLOW_MS: u64 = 1_000;
 /// The frames of a stream. Dropping it stops the reader and ends the session.
 pub(super) fn frames(
     door: Door,
-    from_reader: mpsc::Receiver<HandOver>,
+    from_reader: RecvStream<'static, HandOver>,
     answers: Answers,
     stop: CancellationToken,
     shutdown: CancellationToken,
@@ -78,7 +78,7 @@ struct Session {
 struct Writer {
     door: Door,
     /// `None` once the reader and the settles under way are done.
-    from_reader: Option<mpsc::Receiver<HandOver>>,
+    from_reader: Option<RecvStream<'static, HandOver>>,
     /// `None` once the publisher is gone and everything is answered.
     answers: Option<Answers>,
     session: Option<Session>,
@@ -145,7 +145,7 @@ impl Writer {
             ..
         } = self;
         tokio::select! {
-            hand_over = async { from_reader.as_mut().expect("guarded").recv().await }, if from_reader.is_some() => {
+            hand_over = async { from_reader.as_mut().expect("guarded").next().await }, if from_reader.is_some() => {
                 Event::Reader(hand_over)
             }
             more = async { answers.as_mut().expect("guarded").next(answered).await }, if answers.is_some() => {
@@ -175,9 +175,12 @@ impl Writer {
                 }
                 // What is answered may have been sent behind an attach: the welcome goes first.
                 if self.session.is_none()
-                    && let Some(Ok(hand_over)) = self.from_reader.as_mut().map(mpsc::Receiver::try_recv)
+                    && let Some(hand_over) = self
+                        .from_reader
+                        .as_mut()
+                        .and_then(|reader| reader.next().now_or_never())
                 {
-                    return self.on(Event::Reader(Some(hand_over)));
+                    return self.on(Event::Reader(hand_over));
                 }
             }
             Event::Session(SessionEvent::Deliveries) => {}
