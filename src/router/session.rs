@@ -72,6 +72,10 @@ impl Holdings {
         }
         let opening = self.next_opening;
         self.next_opening = Opening(opening.0 + 1);
+        // Most sessions have one or two queues.
+        if self.opened.is_empty() {
+            self.opened.reserve_exact(1);
+        }
         self.opened.push((address.clone(), opening));
         Some(opening)
     }

@@ -376,7 +376,13 @@ impl Shards {
         });
         match attached.queues.iter_mut().find(|(known, _)| known == queue) {
             Some((_, earlier)) => *earlier = opening,
-            None => attached.queues.push((queue.clone(), opening)),
+            None => {
+                // Most sessions have one queue in a worker.
+                if attached.queues.is_empty() {
+                    attached.queues.reserve_exact(1);
+                }
+                attached.queues.push((queue.clone(), opening));
+            }
         }
         let local = self.local(queue.home_shard());
         self.run_shard(local, |state, _, _| state.handle_attach(queue, kind, consumer));
