@@ -32,6 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".weft.v1.Deliveries", "crate::rpc::Deliveries")
         // Kept as it came in until it is archived; see src/rpc/send.rs.
         .extern_path(".weft.v1.SendFrame", "crate::rpc::SendFrame")
+        // Buffers as large as their messages; see src/rpc/codec.rs.
+        .codec_path("crate::rpc::codec::Codec")
         .compile_fds(descriptors)?;
     Ok(())
 }

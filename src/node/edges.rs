@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::Router;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, runtime::Handle, sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
     Stop,
@@ -49,13 +49,17 @@ struct Starter<'a> {
     config: &'a Config,
     fabric: &'a Fabric,
     counters: EdgeCounters,
+    /// Runs what serves QUIC.
+    runtime_of_quic: &'a Handle,
     stop: Stop,
     tasks: JoinSet<()>,
     failed: mpsc::Sender<Failure>,
 }
 
 impl Edges {
-    pub fn start(config: &Config, fabric: &Fabric, sockets: Sockets) -> Result<Self, Failure> {
+    /// QUIC is served by `quic`, everything else here: all connections of a QUIC socket go through one task, so that many threads only
+    /// wake one another.
+    pub fn start(config: &Config, fabric: &Fabric, sockets: Sockets, quic: &Handle) -> Result<Self, Failure> {
         let addresses =
             addresses(&sockets).map_err(|error| Failure::new(Exit::Io, "a listener has no address", error, ""))?;
         let tls = match addresses.grpc_tls.or(addresses.quic) {
@@ -67,6 +71,7 @@ impl Edges {
             config,
             fabric,
             counters: EdgeCounters::default(),
+            runtime_of_quic: quic,
             stop: Stop::new(),
             tasks: JoinSet::new(),
             failed,
@@ -243,14 +248,15 @@ impl Starter<'_> {
         };
         let (settings, stop) = (self.config.quic.settings.clone(), self.stop.clone());
         let (patience, failed) = (self.config.node.drain_timeout(), self.failed.clone());
-        self.tasks.spawn(async move {
+        let serving = async move {
             if let Err(error) = quic::serve(socket, tls, door, settings, stop, patience).await {
                 let fix = "check tls.certificate_file and tls.key_file, or switch it off with --quic-listen off";
                 let failure = Failure::new(Exit::Config, "the QUIC edge ended", error, fix);
                 // Full: another failure ends the node already.
                 let _second = failed.try_send(failure);
             }
-        });
+        };
+        self.tasks.spawn_on(serving, self.runtime_of_quic);
     }
 
     /// gRPC on its own listeners, and for the calls that QUIC connections carry.

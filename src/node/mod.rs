@@ -18,6 +18,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::{self, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::router::{
@@ -41,29 +42,35 @@ pub fn run(gathered: Gathered) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.node.network_threads())
-        .thread_name("weft-net")
+    let quic = runtime("weft-quic", config.node.quic_threads())?;
+    let tcp = runtime("weft-tcp", config.node.tcp_threads())?;
+    let outcome = tcp.block_on(serve(config, quic.handle()));
+    quic.shutdown_timeout(RUNTIME_PATIENCE);
+    tcp.shutdown_timeout(RUNTIME_PATIENCE);
+    outcome
+}
+
+fn runtime(name: &str, threads: usize) -> Result<Runtime, Failure> {
+    let built = runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|error| {
+    built.map_err(|error| {
         Failure::new(
             Exit::Io,
             "cannot start",
             error,
             "raise the limits of threads and file descriptors",
         )
-    })?;
-    let outcome = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(RUNTIME_PATIENCE);
-    outcome
+    })
 }
 
-/// Start to end. A signal ends it wherever it is.
-async fn serve(config: &Config) -> Result<(), Failure> {
+/// Start to end. A signal ends it wherever it is. `quic` runs what serves QUIC.
+async fn serve(config: &Config, quic: &Handle) -> Result<(), Failure> {
     let stop = signals::watch()?;
     let (fabric, mut edges) = tokio::select! {
-        started = start(config) => started?,
+        started = start(config, quic) => started?,
         () = stop.cancelled() => {
             tracing::info!("stopped before it was ready");
             return Ok(());
@@ -78,11 +85,11 @@ async fn serve(config: &Config) -> Result<(), Failure> {
 }
 
 /// Listeners first: a wrong address is told before a store is recovered.
-async fn start(config: &Config) -> Result<(Fabric, Edges), Failure> {
+async fn start(config: &Config, quic: &Handle) -> Result<(Fabric, Edges), Failure> {
     let sockets = Sockets::bind(config).await?;
     let store = storage::open(config).await?;
     let fabric = start_router(config, store).await?;
-    let edges = Edges::start(config, &fabric, sockets)?;
+    let edges = Edges::start(config, &fabric, sockets, quic)?;
     Ok((fabric, edges))
 }
 

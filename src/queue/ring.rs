@@ -1,7 +1,7 @@
 //! One priority's ring: bounded, FIFO, many producers.
 //!
 //! It is crossbeam's `ArrayQueue`, allocated by the first push: most queues only ever see one priority, and an
-//! unused one must not cost its slots. Under loom a locked deque stands in for it.
+//! unused one must cost neither its slots nor its padded ends. Under loom a locked deque stands in for it.
 
 #[cfg(not(all(test, loom)))]
 pub(super) use self::real::Ring;
@@ -16,7 +16,8 @@ mod real {
     use crossbeam::queue::ArrayQueue;
 
     pub(in crate::queue) struct Ring<T> {
-        slots: OnceLock<ArrayQueue<T>>,
+        /// Boxed: its two ends are padded to 128 bytes each, beside every priority that is never used.
+        slots: OnceLock<Box<ArrayQueue<T>>>,
         capacity: NonZeroUsize,
     }
 
@@ -31,7 +32,7 @@ mod real {
         /// Appends `item`, or gives it back where the ring is full.
         pub(in crate::queue) fn push(&self, item: T) -> Result<(), T> {
             self.slots
-                .get_or_init(|| ArrayQueue::new(self.capacity.get()))
+                .get_or_init(|| Box::new(ArrayQueue::new(self.capacity.get())))
                 .push(item)
         }
 
@@ -40,15 +41,15 @@ mod real {
         }
 
         pub(in crate::queue) fn is_empty(&self) -> bool {
-            self.slots.get().is_none_or(ArrayQueue::is_empty)
+            self.slots.get().is_none_or(|slots| slots.is_empty())
         }
 
         pub(in crate::queue) fn is_full(&self) -> bool {
-            self.slots.get().is_some_and(ArrayQueue::is_full)
+            self.slots.get().is_some_and(|slots| slots.is_full())
         }
 
         pub(in crate::queue) fn len(&self) -> usize {
-            self.slots.get().map_or(0, ArrayQueue::len)
+            self.slots.get().map_or(0, |slots| slots.len())
         }
     }
 }

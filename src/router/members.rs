@@ -9,7 +9,7 @@ use super::{
     port::{Action, RecordOp, Table},
     registry::{
         AgentFilter, AgentRecord, AgentView, CAPABILITIES_MAX, GROUP_MEMBERS_MAX, GroupRecord, METADATA_BYTES_MAX,
-        PROTOCOLS_MAX, Registered, Registration, TEXT_BYTES_MAX,
+        PROTOCOLS_MAX, Registered, Registration, RegistrationId, TEXT_BYTES_MAX,
     },
     surface::{Goodbye, KeptMessage, Principal},
 };
@@ -48,8 +48,8 @@ impl Fabric {
         let record = Arc::new(AgentRecord {
             agent_id: agent.clone(),
             registration_id: match &earlier {
-                Some(earlier) => earlier.registration_id.clone(),
-                None => format!("reg_{}", uuid::Uuid::now_v7().as_simple()),
+                Some(earlier) => earlier.registration_id,
+                None => RegistrationId::fresh(),
             },
             name: registration.name,
             capabilities: sorted(registration.capabilities),

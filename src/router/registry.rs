@@ -1,9 +1,10 @@
 //! What is known of agents and groups: the records that registration writes and discovery reads.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 pub use crate::frame::{CommunicationMode, MemberPermissions};
 use crate::{
@@ -34,11 +35,43 @@ pub struct Registration {
     pub endpoints: BTreeMap<String, String>,
 }
 
-/// A registered agent, as stored.
+/// Names an agent's registration; stays the same while it is updated. As text `reg_` and 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct RegistrationId(Uuid);
+
+impl RegistrationId {
+    /// One that no other registration has.
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for RegistrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reg_{}", self.0.as_simple())
+    }
+}
+
+impl From<RegistrationId> for String {
+    fn from(id: RegistrationId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for RegistrationId {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let id = text.strip_prefix("reg_").and_then(|id| Uuid::try_parse(id).ok());
+        id.map(Self).ok_or_else(|| format!("{text:?} is not `reg_` and a UUID"))
+    }
+}
+
+/// A registered agent, as stored. A node keeps all of them in memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AgentRecord {
     pub agent_id: AgentId,
-    pub registration_id: String,
+    pub registration_id: RegistrationId,
     #[serde(default)]
     pub name: String,
     #[serde(default)]
@@ -158,4 +191,19 @@ pub struct GroupRecord {
     #[serde(default)]
     pub created_by: Option<AgentId>,
     pub created_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registrations_id_is_stored_as_the_text_that_it_is_shown_as() {
+        let id = RegistrationId::fresh();
+        let stored = serde_json::to_string(&id).unwrap();
+        assert_eq!(stored, format!("\"{id}\""));
+        assert_eq!(serde_json::from_str::<RegistrationId>(&stored).unwrap(), id);
+        assert_eq!(stored.len(), 38);
+        assert!(serde_json::from_str::<RegistrationId>("\"reg_1\"").is_err());
+    }
 }

@@ -3,6 +3,7 @@
 //! Owns what the gRPC edge and the client share. Must never know the router, a session or a socket: a conversion takes
 //! values and gives values. Start at [`v1`]; [`convert`] checks what comes from outside.
 
+pub mod codec;
 pub mod convert;
 mod deliveries;
 mod delivery;

@@ -185,6 +185,18 @@ pub const GOALS: &[Goal] = &[
     ),
     goal(
         "P7",
+        Case::WeftRequestGrpcRaw,
+        Figure::P50,
+        Bound::AtMost(1.0, Case::NatsTlsRequest),
+    ),
+    goal(
+        "P7",
+        Case::WeftRequestGrpcRaw,
+        Figure::P99,
+        Bound::AtMost(0.8, Case::NatsTlsRequest),
+    ),
+    goal(
+        "P7",
         Case::WeftRequestGrpc,
         Figure::P50,
         Bound::AtMost(1.0, Case::NatsTlsRequest),

@@ -60,6 +60,7 @@ impl Ours<'_> {
             Case::WeftDurableRaw => self.durable_raw(128).await,
             Case::WeftDurable1Raw => self.durable_raw(1).await,
             Case::WeftHttp => self.http().await,
+            Case::WeftRequestGrpcRaw => self.request_raw().await,
             Case::WeftRequestGrpc => self.request(Protocol::Grpc).await,
             Case::WeftRequestQuic => self.request(Protocol::Quic).await,
             Case::WeftRequestHalfLoad => self.request_at_half_load().await,
@@ -159,6 +160,14 @@ impl Ours<'_> {
             in_flight: HTTP_CONNECTIONS,
         };
         self.measure(&self.serve(), &plan).await
+    }
+
+    async fn request_raw(self) -> Result<Figures, String> {
+        let serve = Serve {
+            encryption: Encryption::Tls,
+            ..self.serve()
+        };
+        raw::request(Node::serve(&serve)?, self.0.extent).await
     }
 
     async fn request(self, protocol: Protocol) -> Result<Figures, String> {

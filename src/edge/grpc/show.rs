@@ -225,7 +225,7 @@ pub fn agent(view: &AgentView) -> v1::Agent {
     };
     v1::Agent {
         registered: true,
-        registration_id: record.registration_id.clone(),
+        registration_id: record.registration_id.to_string(),
         name: record.name.clone(),
         capabilities: record.capabilities.iter().map(ToString::to_string).collect(),
         protocols: record.protocols.clone(),

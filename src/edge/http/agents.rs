@@ -21,7 +21,7 @@ use crate::{
     router::{
         registry::{
             AgentFilter, AgentView, CAPABILITIES_MAX, METADATA_BYTES_MAX, PROTOCOLS_MAX, Registered, Registration,
-            TEXT_BYTES_MAX,
+            RegistrationId, TEXT_BYTES_MAX,
         },
         surface::{ConnectionView, Protocol, SessionId, Window},
     },
@@ -47,7 +47,7 @@ pub(super) fn shown_time(time: Timestamp) -> Option<String> {
 #[derive(Serialize)]
 struct RegistrationAnswer<'a> {
     agent_id: &'a AgentId,
-    registration_id: &'a str,
+    registration_id: RegistrationId,
     status: &'static str,
     protocols_accepted: Vec<String>,
     registered_at: String,
@@ -65,7 +65,7 @@ pub(super) async fn register(State(app): State<Arc<App>>, caller: Caller, params
     };
     let answer = RegistrationAnswer {
         agent_id: &record.agent_id,
-        registration_id: &record.registration_id,
+        registration_id: record.registration_id,
         status: "registered",
         protocols_accepted: accepted_protocols(&app, &record.protocols),
         registered_at: record.registered_at.to_rfc3339(),

@@ -40,7 +40,8 @@ pub(super) async fn serve(edge: Arc<Edge>, guest: Guest) {
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "a QUIC handshake failed"),
         Err(_late) => return tracing::debug!(%peer, "a QUIC handshake took too long"),
     };
-    let greeting = timeout_at(deadline, greet(&edge, &connection)).await;
+    // Boxed: what it needs is given back for the time of the session.
+    let greeting = timeout_at(deadline, Box::pin(greet(&edge, &connection))).await;
     drop(handshake);
     let ended = match greeting {
         Err(_late) => Err(Close::Silent),
@@ -57,7 +58,7 @@ pub(super) async fn serve(edge: Arc<Edge>, guest: Guest) {
 }
 
 /// Reads the greeting and answers it. `Err(None)`: the connection is over by itself.
-async fn greet(edge: &Edge, connection: &Connection) -> Result<Greeted, Option<Close>> {
+async fn greet(edge: &Edge, connection: &Connection) -> Result<Box<Greeted>, Option<Close>> {
     let (send, mut receive) = connection.accept_bi().await.map_err(|_| None)?;
     if first_byte(&mut receive).await? != STREAM_CONTROL {
         return Err(Some(Close::Control));
@@ -72,7 +73,7 @@ async fn greet(edge: &Edge, connection: &Connection) -> Result<Greeted, Option<C
         Ok(principal) => principal,
         Err(error) => {
             lanes.control(&ToClient::Refused(problem(&error)));
-            return Err(Some(refuse(lanes).await));
+            return Err(Some(refuse(&mut lanes).await));
         }
     };
     tracing::debug!(peer = %connection.remote_address(), program, "a QUIC connection is greeted");
@@ -86,11 +87,11 @@ async fn greet(edge: &Edge, connection: &Connection) -> Result<Greeted, Option<C
     connection.set_max_concurrent_uni_streams(VarInt::from_u32(BATCH_STREAMS_MAX));
     let calls = edge.door.calls.as_ref().map_or(0, |_| edge.config.call_streams_max);
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(1 + calls));
-    Ok(Greeted {
+    Ok(Box::new(Greeted {
         principal,
         control,
         lanes,
-    })
+    }))
 }
 
 fn identify(edge: &Edge, token: &str) -> Result<Principal, FabricError> {
@@ -101,7 +102,7 @@ fn identify(edge: &Edge, token: &str) -> Result<Principal, FabricError> {
 }
 
 /// Writes what is queued, waits until the client has it, and ends the connection.
-pub(super) async fn refuse(mut lanes: Lanes) -> Close {
+pub(super) async fn refuse(lanes: &mut Lanes) -> Close {
     if lanes.flush().await.is_ok() {
         lanes.finish_control();
         lanes.control_taken().await;

@@ -58,19 +58,21 @@ struct Settle {
 }
 
 /// Serves a greeted connection until it ends.
-pub(super) async fn serve(edge: &Arc<Edge>, connection: &Connection, greeted: Greeted) -> Result<(), Close> {
+pub(super) async fn serve(edge: &Arc<Edge>, connection: &Connection, greeted: Box<Greeted>) -> Result<(), Close> {
     let Greeted {
         principal,
         control,
         lanes,
-    } = greeted;
+    } = *greeted;
     let (hand_over, from_reader) = mpsc::channel(HAND_OVERS_MAX);
     let (publisher, answers) = edge.door.fabric.publisher(principal.clone(), Protocol::Quic);
     let stop = CancellationToken::new();
     let writer = Writer::new(edge, lanes, from_reader, answers, stop.clone());
-    let reader = Reader {
+    // Boxed, as the writer is.
+    let reader = Box::new(Reader {
         edge: Arc::clone(edge),
         connection: connection.clone(),
+        control,
         principal,
         publisher,
         hand_over,
@@ -78,9 +80,9 @@ pub(super) async fn serve(edge: &Arc<Edge>, connection: &Connection, greeted: Gr
         settles: None,
         streams: JoinSet::new(),
         streams_taken: 0,
-    };
+    });
     let mut writing = std::pin::pin!(writer.run());
-    let mut reading = std::pin::pin!(reader.run(control, stop));
+    let mut reading = std::pin::pin!(reader.run(stop));
     tokio::select! {
         biased;
         written = &mut writing => return written,
@@ -98,6 +100,7 @@ pub(super) async fn serve(edge: &Arc<Edge>, connection: &Connection, greeted: Gr
 struct Reader {
     edge: Arc<Edge>,
     connection: Connection,
+    control: ControlReader,
     principal: Principal,
     publisher: Publisher,
     hand_over: mpsc::Sender<HandOver>,
@@ -118,7 +121,7 @@ enum Next {
 
 impl Reader {
     /// Reads until the client has said its last, or `stop`. `Err(None)`: the connection is over by itself.
-    async fn run(mut self, mut control: ControlReader, stop: CancellationToken) -> Result<(), Option<Close>> {
+    async fn run(mut self: Box<Self>, stop: CancellationToken) -> Result<(), Option<Close>> {
         let mut finish = None;
         loop {
             if finish.is_some_and(|opened| self.streams_taken >= opened) && self.streams.is_empty() {
@@ -127,7 +130,7 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                frame = control.next(), if finish.is_none() => {
+                frame = self.control.next(), if finish.is_none() => {
                     let frame = frame.map_err(|error: ReadFailure| error.close())?;
                     // The client is done without saying so: what it sent so far is answered.
                     let frame = frame.unwrap_or(ToNode::Detach { streams: u8::try_from(self.streams_taken).unwrap_or(u8::MAX) });
@@ -162,7 +165,7 @@ impl Reader {
     }
 
     async fn say(&self, frame: ToClient) {
-        self.hand_over(HandOver::Frame(frame)).await;
+        self.hand_over(HandOver::Frame(Box::new(frame))).await;
     }
 
     fn attached(&self) -> Result<&SessionHandle, Option<Close>> {
@@ -172,7 +175,8 @@ impl Reader {
     async fn handle(&mut self, frame: ToNode) -> Result<Next, Option<Close>> {
         match frame {
             ToNode::Hello { .. } => return Err(Some(Close::Control)),
-            ToNode::Attach(attach) => self.attach(attach).await?,
+            // Boxed: once in a session, and larger than the rest of it.
+            ToNode::Attach(attach) => Box::pin(self.attach(attach)).await?,
             ToNode::Ack { tag, ids } => self.settle(tag, ids, None).await?,
             ToNode::Nack { tag, refusal, ids } => self.settle(tag, ids, Some(refusal_of(refusal))).await?,
             ToNode::Credit { messages, bytes } => self.attached()?.set_window(Window { messages, bytes }),
@@ -239,7 +243,7 @@ impl Reader {
                 };
                 self.hand_over(HandOver::Attached(Box::new(attached))).await;
             }
-            Err(error) => self.hand_over(HandOver::Refuse(problem(&error))).await,
+            Err(error) => self.hand_over(HandOver::Refuse(Box::new(problem(&error)))).await,
         }
         Ok(())
     }
@@ -289,7 +293,7 @@ fn start_settling(handle: SessionHandle, hand_over: mpsc::Sender<HandOver>) -> m
             .buffered(SETTLES_AT_ONCE);
         while let Some((tag, failures)) = settled.next().await {
             if tag != 0 {
-                let frame = HandOver::Frame(ToClient::Settled { tag, failures });
+                let frame = HandOver::Frame(Box::new(ToClient::Settled { tag, failures }));
                 // The writer is gone where the connection is; what is queued is settled all the same.
                 let _ = hand_over.send(frame).await;
             }

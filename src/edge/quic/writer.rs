@@ -46,13 +46,13 @@ const RECONNECT_AFTER_DRAIN_MS: u32 = 500;
 /// How long a client that read too slowly should stay away, in milliseconds.
 const RECONNECT_AFTER_SLOW_MS: u32 = 1_000;
 
-/// What the reader tells the writer.
+/// What the reader tells the writer. Small: a channel makes room for 32 of them before the first.
 pub(super) enum HandOver {
-    Frame(ToClient),
+    Frame(Box<ToClient>),
     /// The session began: welcome it and deliver.
     Attached(Box<Attached>),
     /// The attach is refused: say so and end.
-    Refuse(Problem),
+    Refuse(Box<Problem>),
     /// The client is done: deliver nothing more, end once everything is answered.
     Finish,
 }
@@ -129,8 +129,9 @@ impl Writer {
         from_reader: mpsc::Receiver<HandOver>,
         answers: Answers,
         stop: CancellationToken,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        // Boxed: as an argument of futures within futures it would be there once for each of them.
+        Box::new(Self {
             counters: Arc::clone(&edge.door.counters),
             shutdown: edge.shutdown.clone(),
             stop,
@@ -144,11 +145,11 @@ impl Writer {
             patience: edge.config.slow_consumer_timeout(),
             stall: None,
             ending: None,
-        }
+        })
     }
 
     /// Writes until the connection is over or everything is said; says how it is to be closed.
-    pub async fn run(mut self) -> Result<(), Close> {
+    pub async fn run(mut self: Box<Self>) -> Result<(), Close> {
         loop {
             if self.from_reader.is_none() && self.answers.is_none() {
                 return self.part().await;
@@ -161,7 +162,7 @@ impl Writer {
                 Next::Write => {}
                 Next::Refuse(problem) => {
                     self.lanes.control(&ToClient::Refused(problem));
-                    return Err(refuse(self.lanes).await);
+                    return Err(refuse(&mut self.lanes).await);
                 }
                 Next::GiveUp => return Err(self.give_up().await),
             }
@@ -169,7 +170,7 @@ impl Writer {
     }
 
     /// The last words: written, and waited for until the client has them.
-    async fn part(mut self) -> Result<(), Close> {
+    async fn part(mut self: Box<Self>) -> Result<(), Close> {
         let farewell = self.ending.take().unwrap_or_else(detached);
         self.lanes.control(&farewell.goodbye);
         if self.lanes.flush().await.is_err() {
@@ -187,7 +188,7 @@ impl Writer {
     }
 
     /// The client reads nothing: it is told so, if it reads that, and let go.
-    async fn give_up(mut self) -> Close {
+    async fn give_up(mut self: Box<Self>) -> Close {
         let Farewell { close, goodbye } = farewell(Goodbye::SlowConsumer);
         self.lanes.abandon_batches();
         self.lanes.control(&goodbye);
@@ -257,9 +258,9 @@ impl Writer {
                     return Next::GiveUp;
                 }
             }
-            Event::Reader(Some(HandOver::Frame(frame))) => self.lanes.control(&frame),
+            Event::Reader(Some(HandOver::Frame(frame))) => self.lanes.control(&*frame),
             Event::Reader(Some(HandOver::Attached(attached))) => self.begin(*attached),
-            Event::Reader(Some(HandOver::Refuse(problem))) => return Next::Refuse(problem),
+            Event::Reader(Some(HandOver::Refuse(problem))) => return Next::Refuse(*problem),
             Event::Reader(Some(HandOver::Finish)) => self.end(detached()),
             Event::Reader(None) => self.from_reader = None,
             Event::Answers { more } => {
@@ -332,8 +333,8 @@ impl Writer {
 /// Deliveries on their way into batches.
 #[derive(Default)]
 struct Packing {
-    /// By [`Priority::index`].
-    packers: [Option<Packer>; Priority::COUNT],
+    /// By [`Priority::index`]. Boxed: an idle session keeps none.
+    packers: [Option<Box<Packer>>; Priority::COUNT],
     parts: Vec<Bytes>,
     bytes: usize,
     /// What a batch's buffer begins with.
@@ -358,11 +359,14 @@ impl Packing {
         };
         let priority = envelope.priority();
         let queue = if queue == inbox { "" } else { queue.as_str() };
-        let open = self.packers[priority.index()].as_ref().map_or(0, Packer::frames);
+        let open = self.packers[priority.index()]
+            .as_ref()
+            .map_or(0, |packer| packer.frames());
         if open + piece.frames() > BATCH_FRAMES_MAX {
             self.close(priority, lanes);
         }
-        let packer = self.packers[priority.index()].get_or_insert_with(|| Packer::with_capacity(self.capacity));
+        let packer =
+            self.packers[priority.index()].get_or_insert_with(|| Box::new(Packer::with_capacity(self.capacity)));
         match piece {
             Piece::One(one) => {
                 let mark = one.id.map(|id| Mark {

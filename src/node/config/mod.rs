@@ -15,6 +15,7 @@ mod suggest;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZero,
     path::PathBuf,
     sync::OnceLock,
     thread,
@@ -68,8 +69,10 @@ pub struct Node {
     pub insecure: bool,
     /// How long sessions get to end at shutdown, in milliseconds.
     pub drain_timeout_ms: u64,
-    /// Threads that serve connections; 0: one less than there are cores, and one at least.
-    pub network_threads: usize,
+    /// Threads that serve QUIC; 0: one less than there are cores, and one at least.
+    pub quic_threads: usize,
+    /// Threads that serve HTTP, WebSocket and gRPC; 0: one per core.
+    pub tcp_threads: usize,
 }
 
 impl Default for Node {
@@ -82,7 +85,8 @@ impl Default for Node {
             insecure: false,
             // Container runtimes kill after 10 s to 30 s; this leaves room for the store to close.
             drain_timeout_ms: 5_000,
-            network_threads: 0,
+            quic_threads: 0,
+            tcp_threads: 0,
         }
     }
 }
@@ -93,14 +97,27 @@ impl Node {
         Duration::from_millis(self.drain_timeout_ms)
     }
 
-    /// Threads that serve connections. Shard workers, the store and the system's own part of networking need a core too: with a network
-    /// thread on each, connections cost a seventh more, in threads that wake one another.
-    pub fn network_threads(&self) -> usize {
-        match self.network_threads {
-            0 => thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1)),
+    /// Threads that serve QUIC. All connections of a socket go through one task, and shard workers, the store and the system's own part
+    /// of networking need a core too: with a thread on each, messages cost a seventh more, in threads that wake one another.
+    pub fn quic_threads(&self) -> usize {
+        match self.quic_threads {
+            0 => cores().saturating_sub(1).max(1),
             chosen => chosen,
         }
     }
+
+    /// Threads that serve HTTP, WebSocket and gRPC.
+    pub fn tcp_threads(&self) -> usize {
+        match self.tcp_threads {
+            0 => cores(),
+            chosen => chosen,
+        }
+    }
+}
+
+/// What the process may use of the machine; 1 where the system does not say.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Who may take part without being registered first.

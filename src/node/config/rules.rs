@@ -10,7 +10,7 @@ use super::{
 use crate::frame::limits;
 
 /// Most threads that serve connections: more than any machine has cores.
-const NETWORK_THREADS_MAX: usize = 1024;
+const THREADS_MAX: usize = 1024;
 /// Most shard workers: a thread each, and no shard has two.
 const WORKERS_MAX: usize = limits::SHARDS as usize;
 
@@ -77,12 +77,15 @@ pub fn check(config: &Config, sources: &BTreeMap<String, Source>, problems: &mut
             "larger bodies belong into an object store, with a link in the message",
         );
     }
-    if config.node.network_threads > NETWORK_THREADS_MAX {
-        let message = format!(
-            "is {}, but must be 0 (one less than there are cores) to {NETWORK_THREADS_MAX}",
-            config.node.network_threads
-        );
-        broken("node.network_threads", message, "0 suits most machines");
+    let threads = [
+        ("node.quic_threads", config.node.quic_threads),
+        ("node.tcp_threads", config.node.tcp_threads),
+    ];
+    for (key, threads) in threads {
+        if threads > THREADS_MAX {
+            let message = format!("is {threads}, but must be 0 (as the cores have it) to {THREADS_MAX}");
+            broken(key, message, "0 suits most machines");
+        }
     }
     if router.workers > WORKERS_MAX {
         let message = format!("is {}, but must be 0 (one per core) to {WORKERS_MAX}", router.workers);

@@ -17,8 +17,9 @@ use crate::{
 pub(super) const ASKS_WAITING_MAX: usize = 1024;
 /// Requests that share a transaction: bounds its memory and how long the first waits.
 const BATCH_MAX: usize = 256;
-/// redb's page cache, in bytes: the registry of 100,000 agents fits several times over.
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// redb's page cache, in bytes: the registry of 50,000 agents fits, and the upper pages of one of millions. The kernel caches the file as
+/// well.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const SEED: &str = "seed";

@@ -54,7 +54,8 @@ pub async fn run(node: &Node, in_flight: u64, extent: Extent) -> Result<Figures,
     }
 }
 
-fn of(mut queued: mpsc::UnboundedReceiver<Outgoing>) -> impl Stream<Item = Outgoing> + Send {
+/// What is queued, as a stream.
+pub(super) fn of(mut queued: mpsc::UnboundedReceiver<Outgoing>) -> impl Stream<Item = Outgoing> + Send {
     stream::poll_fn(move |context| queued.poll_recv(context))
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Every message is valid and has an id of its own; the loop is closed over deliveries; a run in which one message was lost or
 //! doubled is no figure. [`frames`] has the bytes of gRPC, [`flow`] what is under way, [`grpc`] and [`quic`] the
-//! sessions, [`durable()`] what is answered and acknowledged. Start at [`publish_subscribe`].
+//! sessions, [`durable()`] what is answered and acknowledged, [`request()`] round trips. Start at [`publish_subscribe`].
 
 mod durable;
 mod flow;
 mod frames;
 mod grpc;
 mod quic;
+mod request;
 
 use std::sync::{
     Arc,
@@ -23,6 +24,7 @@ use self::{
     grpc::Session,
 };
 pub use durable::run as durable;
+pub use request::run as request;
 
 use super::{
     figures::Figures,

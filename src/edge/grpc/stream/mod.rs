@@ -29,14 +29,14 @@ const HAND_OVERS_MAX: usize = 64;
 /// The frames of a stream, as the connection takes them.
 pub type ServerFrames = Pin<Box<dyn Stream<Item = Result<v1::ServerFrame, Status>> + Send>>;
 
-/// What the reader tells the writer.
+/// What the reader tells the writer. Small: a channel makes room for 32 of them before the first.
 enum HandOver {
     /// A frame to be written.
-    Frame(server_frame::Frame),
+    Frame(Box<server_frame::Frame>),
     /// The session began: welcome it and deliver.
     Attached(Box<Attached>),
     /// The client is done: end once everything is answered, with a goodbye or without.
-    Finish(Option<v1::Goodbye>),
+    Finish(Option<Box<v1::Goodbye>>),
     /// The client broke the rules: end now.
     Fail(Status),
 }
@@ -67,7 +67,7 @@ pub fn open(
     let (hand_over, from_reader) = mpsc::channel(HAND_OVERS_MAX);
     let (publisher, answers) = door.fabric.publisher(principal.clone(), Protocol::Grpc);
     let stop = CancellationToken::new();
-    let reader = reader::Reader::new(door.clone(), principal, publisher, hand_over);
-    tokio::spawn(reader.run(inbound, stop.clone()));
+    let reader = reader::Reader::new(inbound, door.clone(), principal, publisher, hand_over);
+    tokio::spawn(reader.run(stop.clone()));
     Box::pin(writer::frames(door.clone(), from_reader, answers, stop, shutdown))
 }

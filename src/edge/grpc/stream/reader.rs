@@ -52,16 +52,18 @@ struct Settle {
 struct Session {
     handle: SessionHandle,
     acks: Acks,
-    settles: mpsc::Sender<Settle>,
+    /// Begun by the first settle that is answered: most sessions never ask for one, and an idle one stays small.
+    settles: Option<mpsc::Sender<Settle>>,
 }
 
 /// How reading goes on after a frame.
 enum Next {
     Read,
-    Finish(Option<v1::Goodbye>),
+    Finish(Option<Box<v1::Goodbye>>),
 }
 
 pub(super) struct Reader {
+    inbound: Streaming<v1::ClientFrame>,
     door: Door,
     principal: Principal,
     publisher: Publisher,
@@ -73,28 +75,31 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(
+        inbound: Streaming<v1::ClientFrame>,
         door: Door,
         principal: Principal,
         publisher: Publisher,
         hand_over: mpsc::Sender<HandOver>,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        // Boxed: as an argument of its future it would be there twice.
+        Box::new(Self {
+            inbound,
             door,
             principal,
             publisher,
             hand_over,
             session: None,
             batch: Vec::new(),
-        }
+        })
     }
 
     /// Reads until the client or the writer ends the stream. Dropping the publisher then lets the answers run out.
-    pub(super) async fn run(mut self, mut inbound: Streaming<v1::ClientFrame>, stop: CancellationToken) {
+    pub(super) async fn run(mut self: Box<Self>, stop: CancellationToken) {
         loop {
             let item = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                item = inbound.message() => item,
+                item = self.inbound.message() => item,
             };
             let end = match item {
                 Ok(Some(frame)) => match self.handle(frame.frame).await {
@@ -122,7 +127,8 @@ impl Reader {
     async fn handle(&mut self, frame: Option<client_frame::Frame>) -> Result<Next, Status> {
         match frame {
             Some(client_frame::Frame::Send(send)) => self.send(send).await?,
-            Some(client_frame::Frame::Attach(attach)) => self.attach(attach).await?,
+            // Boxed: once in a session, and larger than the rest of it.
+            Some(client_frame::Frame::Attach(attach)) => Box::pin(self.attach(attach)).await?,
             Some(client_frame::Frame::Ack(ack)) => self.settle(ack.tag, ack.ids, None).await?,
             Some(client_frame::Frame::Nack(nack)) => {
                 let refusal = show::refusal(nack.refusal).map_err(wrong)?;
@@ -153,11 +159,11 @@ impl Reader {
             }
             Some(client_frame::Frame::Detach(v1::Detach {})) => {
                 self.attached()?;
-                return Ok(Next::Finish(Some(v1::Goodbye {
+                return Ok(Next::Finish(Some(Box::new(v1::Goodbye {
                     reason: DETACHED.into(),
                     reconnect_after_ms: 0,
                     reconnect: false,
-                })));
+                }))));
             }
             None => {
                 return Err(wrong(FieldError::new(
@@ -171,7 +177,7 @@ impl Reader {
 
     async fn hand_over(&self, frame: server_frame::Frame) {
         // The writer is gone where the connection is; the next read notices.
-        let _ = self.hand_over.send(HandOver::Frame(frame)).await;
+        let _ = self.hand_over.send(HandOver::Frame(Box::new(frame))).await;
     }
 
     // --- sending -----------------------------------------------------------------------------------------------------
@@ -225,8 +231,7 @@ impl Reader {
     // --- receiving ---------------------------------------------------------------------------------------------------
 
     fn attached(&self) -> Result<&Session, Status> {
-        let session = self.session.as_ref();
-        session.ok_or_else(|| precondition("the stream is not attached; attach before anything but sending"))
+        self.session.as_ref().ok_or_else(unattached)
     }
 
     async fn attach(&mut self, attach: v1::Attach) -> Result<(), Status> {
@@ -250,8 +255,11 @@ impl Reader {
         };
         // The writer is gone where the connection is; the next read notices.
         let _ = self.hand_over.send(HandOver::Attached(Box::new(attached))).await;
-        let settles = self.start_settling(handle.clone());
-        self.session = Some(Session { handle, acks, settles });
+        self.session = Some(Session {
+            handle,
+            acks,
+            settles: None,
+        });
         Ok(())
     }
 
@@ -277,36 +285,39 @@ impl Reader {
 
     // --- settling ----------------------------------------------------------------------------------------------------
 
-    async fn settle(&self, tag: Tag, ids: Vec<v1::DeliveryId>, refusal: Option<Refusal>) -> Result<(), Status> {
-        let session = self.attached()?;
+    async fn settle(&mut self, tag: Tag, ids: Vec<v1::DeliveryId>, refusal: Option<Refusal>) -> Result<(), Status> {
+        let Some(session) = &mut self.session else {
+            return Err(unattached());
+        };
         let ids = show::delivery_ids(ids).map_err(wrong)?;
         if tag == 0 && refusal.is_none() {
             session.handle.ack_unanswered(ids);
             return Ok(());
         }
+        let begin = || start_settling(session.handle.clone(), self.hand_over.clone());
+        let settles = session.settles.get_or_insert_with(begin);
         // The task ends only after this sender is gone.
-        let _ = session.settles.send(Settle { tag, ids, refusal }).await;
+        let _ = settles.send(Settle { tag, ids, refusal }).await;
         Ok(())
     }
+}
 
-    /// A task of its own, so that waiting for a commit holds back neither reading nor other settles. Answers in order.
-    fn start_settling(&self, handle: SessionHandle) -> mpsc::Sender<Settle> {
-        let (settles, queue) = mpsc::channel(SETTLES_MAX);
-        let hand_over = self.hand_over.clone();
-        tokio::spawn(async move {
-            let mut settled = ReceiverStream::new(queue)
-                .map(|settle| settle_one(handle.clone(), settle))
-                .buffered(SETTLES_AT_ONCE);
-            while let Some(answer) = settled.next().await {
-                if answer.tag != 0 {
-                    let frame = HandOver::Frame(server_frame::Frame::Settled(answer));
-                    // The writer is gone where the connection is; what is queued is settled all the same.
-                    let _ = hand_over.send(frame).await;
-                }
+/// A task of its own, so that waiting for a commit holds back neither reading nor other settles. Answers in order.
+fn start_settling(handle: SessionHandle, hand_over: mpsc::Sender<HandOver>) -> mpsc::Sender<Settle> {
+    let (settles, queue) = mpsc::channel(SETTLES_MAX);
+    tokio::spawn(async move {
+        let mut settled = ReceiverStream::new(queue)
+            .map(|settle| settle_one(handle.clone(), settle))
+            .buffered(SETTLES_AT_ONCE);
+        while let Some(answer) = settled.next().await {
+            if answer.tag != 0 {
+                let frame = HandOver::Frame(Box::new(server_frame::Frame::Settled(answer)));
+                // The writer is gone where the connection is; what is queued is settled all the same.
+                let _ = hand_over.send(frame).await;
             }
-        });
-        settles
-    }
+        }
+    });
+    settles
 }
 
 async fn settle_one(handle: SessionHandle, settle: Settle) -> v1::Settled {
@@ -318,6 +329,10 @@ async fn settle_one(handle: SessionHandle, settle: Settle) -> v1::Settled {
         tag: settle.tag,
         failures: show::failures(outcomes),
     }
+}
+
+fn unattached() -> Status {
+    precondition("the stream is not attached; attach before anything but sending")
 }
 
 fn wish(attach: v1::Attach) -> Result<Attach, FieldError> {

@@ -38,7 +38,8 @@ pub(super) fn frames(
     stop: CancellationToken,
     shutdown: CancellationToken,
 ) -> impl Stream<Item = Result<v1::ServerFrame, Status>> + Send {
-    let writer = Writer {
+    // Boxed: as the state of a stream it would be there once more in each of its steps.
+    let writer = Box::new(Writer {
         door,
         from_reader: Some(from_reader),
         answers: Some(answers),
@@ -48,7 +49,7 @@ pub(super) fn frames(
         stop: stop.clone(),
         _stop_when_dropped: stop.drop_guard(),
         shutdown,
-    };
+    });
     stream::unfold(Some(writer), |writer| async {
         let mut writer = writer?;
         match writer.next().await {
@@ -154,13 +155,13 @@ impl Writer {
 
     fn on(&mut self, event: Event) -> Option<Step> {
         match event {
-            Event::Reader(Some(HandOver::Frame(frame))) => return Some(Step::Write(frame)),
+            Event::Reader(Some(HandOver::Frame(frame))) => return Some(Step::Write(*frame)),
             Event::Reader(Some(HandOver::Attached(attached))) => {
                 let welcome = attached.welcome.clone();
                 self.session = Some(Session::new(*attached));
                 return Some(Step::Write(Frame::Welcome(welcome)));
             }
-            Event::Reader(Some(HandOver::Finish(goodbye))) => self.end(goodbye),
+            Event::Reader(Some(HandOver::Finish(goodbye))) => self.end(goodbye.map(|goodbye| *goodbye)),
             Event::Reader(Some(HandOver::Fail(status))) => return Some(Step::Fail(status)),
             Event::Reader(None) => self.from_reader = None,
             Event::Answers { more } => {
