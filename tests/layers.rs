@@ -46,6 +46,7 @@ const ROOMS: &[Room] = &[
         "edge::quic",
         &["frame", "queue", "delivery", "router", "edge", "native"],
     ),
+    room("edge::mqtt", &["frame", "queue", "delivery", "router", "edge", "mqtt"]),
     room("client", &["frame", "rpc", "native"]),
     room(
         "node",
@@ -61,6 +62,7 @@ const ROOMS: &[Room] = &[
             "edge::webhook",
             "edge::grpc",
             "edge::quic",
+            "edge::mqtt",
             "native",
         ],
     ),

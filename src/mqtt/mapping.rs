@@ -4,6 +4,8 @@
 //! and user properties whose names are no header's. What MQTT has no field for travels in user properties that start with `weft-`;
 //! of them a client may send its own id, priority and type, and no sender but itself. Start at [`to_frame`] and [`to_publish`].
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
@@ -38,6 +40,8 @@ const USER_PROPERTY: &str = "mqtt-user-property";
 pub struct Sender<'a> {
     pub agent: &'a AgentId,
     pub message_id: &'a str,
+    /// Longest message expiry; longer ones are cut to it.
+    pub expiry_max: Duration,
 }
 
 /// The frame of a PUBLISH whose alias was resolved. The body is the payload's own memory.
@@ -76,7 +80,7 @@ pub fn to_frame(publish: &Publish, sender: Sender<'_>) -> Result<Frame, Reason> 
         protocol: "",
         protocol_required: false,
         headers: &headers,
-        ttl_ms: ttl_ms(properties.message_expiry_s),
+        ttl_ms: ttl_ms(properties.message_expiry_s, sender.expiry_max),
         priority: own.priority,
         qos: publish.qos,
     }
@@ -88,8 +92,9 @@ pub fn to_frame(publish: &Publish, sender: Sender<'_>) -> Result<Frame, Reason> 
 }
 
 /// An expiry of 0 s is one, and the envelope's 0 is none.
-fn ttl_ms(expiry_s: Option<u32>) -> u64 {
-    expiry_s.map_or(0, |seconds| (u64::from(seconds) * 1000).max(1))
+fn ttl_ms(expiry_s: Option<u32>, max: Duration) -> u64 {
+    let max_ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
+    expiry_s.map_or(0, |seconds| (u64::from(seconds) * 1000).max(1).min(max_ms))
 }
 
 /// What user properties make of a message.

@@ -110,6 +110,7 @@ impl Session {
         let sender = Sender {
             agent: &agent,
             message_id: &message_id,
+            expiry_max: self.config.message_expiry_max,
         };
         let mut frame = BytesMut::new();
         to_frame(&publish, sender)?.encode(&mut frame);

@@ -275,6 +275,7 @@ impl Session {
             Sender {
                 agent: &agent,
                 message_id,
+                expiry_max: self.config.message_expiry_max,
             },
         )
     }

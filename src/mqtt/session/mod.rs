@@ -61,6 +61,8 @@ pub struct Config {
     pub subscriptions_max: usize,
     /// QoS 2 messages of a client that it did not release yet. Above it the connection ends.
     pub unreleased_max: usize,
+    /// Longest message expiry; longer ones are cut to it.
+    pub message_expiry_max: Duration,
 }
 
 impl Default for Config {
@@ -77,6 +79,7 @@ impl Default for Config {
             session_expiry_max_s: u32::MAX,
             subscriptions_max: 1_000,
             unreleased_max: 1_000,
+            message_expiry_max: Duration::MAX,
         }
     }
 }
@@ -200,6 +203,8 @@ pub struct End {
     /// QoS 1 messages that were sent and not acknowledged, by packet id: the next connection sends them under the same ids
     /// [MQTT-4.4.0-1]. In memory only: QoS 1 may come twice, and after a crash it comes under another id.
     pub in_flight: Vec<(u16, Place)>,
+    /// What was handed out and is not settled: back to its queues, the attempts do not count.
+    pub unsettled: Vec<Key>,
 }
 
 /// What is to be done. In the order given.
@@ -446,6 +451,17 @@ impl Session {
         }
     }
 
+    /// Messages that wait for room in the client's window: whoever brings retained ones brings no more while there are some.
+    pub fn held_up(&self) -> usize {
+        self.outbound.waiting()
+    }
+
+    /// True while a QoS 2 message is on its way to the client, or may have been settled in vain: then settles are to be durable before
+    /// the saves behind them.
+    pub fn is_handing_over(&self) -> bool {
+        self.outbound.is_handing_over()
+    }
+
     /// The session's subscriptions.
     pub fn subscriptions(&self) -> &Subscriptions {
         &self.subscriptions
@@ -491,6 +507,7 @@ impl Session {
                 session,
                 will: None,
                 in_flight: Vec::new(),
+                unsettled: Vec::new(),
             })));
         }
     }
@@ -550,6 +567,7 @@ impl Session {
             session,
             will,
             in_flight,
+            unsettled: self.outbound.keys(),
         })));
     }
 

@@ -146,6 +146,21 @@ impl Outbound {
         sent.filter_map(|(id, flight)| Some((*id, flight.place?))).collect()
     }
 
+    /// What was handed out and is not settled.
+    pub fn keys(&self) -> Vec<Key> {
+        let sent = self.flights.values().filter_map(|flight| flight.key);
+        sent.chain(self.waiting.iter().filter_map(|prepared| prepared.key))
+            .collect()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn is_handing_over(&self) -> bool {
+        !self.unsettled.is_empty() || self.flights.values().any(|flight| flight.qos == Qos::ExactlyOnce)
+    }
+
     /// Restored PUBRELs, once.
     pub fn released(&mut self) -> Vec<u16> {
         std::mem::take(&mut self.released)

@@ -149,6 +149,7 @@ fn mqtt_3_3_1_8_12_and_13_the_retain_flag_says_why_a_message_is_sent() {
     let sender = Sender {
         agent: &agent,
         message_id: "m",
+        expiry_max: Duration::MAX,
     };
     let mut kept = publish("a", Qos::AtMostOnce, 0);
     kept.retain = true;
@@ -236,6 +237,7 @@ fn mqtt_3_3_2_6_what_is_left_of_an_expiry_is_sent_along() {
     let sender = Sender {
         agent: &agent,
         message_id: "m",
+        expiry_max: Duration::MAX,
     };
     let mut given = publish("a", Qos::AtLeastOnce, 1);
     given.properties = Some(Box::new(PublishProperties {
@@ -276,7 +278,7 @@ proptest! {
         given.retain = retain;
         given.properties = (!properties.is_empty()).then(|| Box::new(properties));
         let agent = AgentId::new("other").unwrap();
-        let frame = to_frame(&given, Sender { agent: &agent, message_id: "m" }).unwrap();
+        let frame = to_frame(&given, Sender { agent: &agent, message_id: "m", expiry_max: Duration::MAX }).unwrap();
         let mut back = to_publish(&frame, Version::V5, at(0));
         // Names that a header cannot have come back too; only what stands in one header's stead may stand elsewhere.
         let sort = |publish: &mut crate::mqtt::Publish| if let Some(given) = &mut publish.properties { given.user.sort() };
