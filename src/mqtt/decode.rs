@@ -6,7 +6,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    packet::{Packet, Version},
+    packet::{Packet, Publish, Version},
     parse,
     reason::Reason,
 };
@@ -57,12 +57,24 @@ pub struct Limits {
 pub struct Decoder {
     limits: Limits,
     version: Option<Version>,
+    /// Topic and properties of the last packet as they came, where it was a PUBLISH of QoS 0.
+    twin: Option<Bytes>,
+}
+
+/// A packet that differs from the one before in nothing but its payload: where that stands in the buffer, to whose front it belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Twin {
+    pub payload: std::ops::Range<usize>,
 }
 
 impl Decoder {
     /// One that waits for a CONNECT.
     pub const fn new(limits: Limits) -> Self {
-        Self { limits, version: None }
+        Self {
+            limits,
+            version: None,
+            twin: None,
+        }
     }
 
     /// The version of the CONNECT that was read.
@@ -101,14 +113,45 @@ impl Decoder {
         }
         buffer.advance(header);
         let body: Bytes = buffer.split_to(body).freeze();
+        self.twin = None;
         let packet = match self.version {
             None => parse::connect(&body)?,
-            Some(version) => parse::packet(version, first, body).map_err(|(reason, what)| refuse(reason, what))?,
+            Some(version) => {
+                let whole = (first == PLAIN_PUBLISH).then(|| body.clone());
+                let packet = parse::packet(version, first, body).map_err(|(reason, what)| refuse(reason, what))?;
+                if let (Some(whole), Packet::Publish(publish)) = (whole, &packet)
+                    && may_have_twins(publish)
+                {
+                    self.twin = Some(whole.slice(..whole.len() - publish.payload.len()));
+                }
+                packet
+            }
         };
         if let Packet::Connect(connect) = &packet {
             self.version = Some(connect.version);
         }
         Ok(Some(packet))
+    }
+
+    /// Where the buffer begins with a whole packet that differs from the last one in its payload alone: that payload. Comparing bytes
+    /// costs a small part of reading a packet. Whoever takes it advances the buffer to its end.
+    pub fn twin(&self, buffer: &BytesMut) -> Option<Twin> {
+        let head = self.twin.as_ref()?;
+        if *buffer.first()? != PLAIN_PUBLISH {
+            return None;
+        }
+        let (body, bytes) = read_length(&buffer[1..]).ok()??;
+        let (start, end) = (1 + bytes, 1 + bytes + body);
+        let fits = bytes == length_bytes(body) && end <= self.limits.packet_bytes_max && end <= buffer.len();
+        let is_twin = fits && body >= head.len() && buffer[start..].starts_with(head);
+        is_twin.then(|| Twin {
+            payload: start + head.len()..end,
+        })
+    }
+
+    /// Lets go of what [`Decoder::twin`] compares with, which holds on to a buffer.
+    pub fn rest(&mut self) {
+        self.twin = None;
     }
 
     /// The type is one that clients send, and the flags are those of the type [MQTT-2.1.3-1].
@@ -136,6 +179,15 @@ impl Decoder {
             false => Err((Reason::MALFORMED_PACKET, "reserved flags")),
         }
     }
+}
+
+/// QoS 0, neither a duplicate nor to be retained.
+const PLAIN_PUBLISH: u8 = kind::PUBLISH << 4;
+
+/// What a payload says may decide whether it is let in, and a message may have an id of its own: such messages are read one by one.
+fn may_have_twins(publish: &Publish) -> bool {
+    let properties = publish.properties.as_deref();
+    properties.is_none_or(|properties| properties.payload_format.is_none() && properties.user.is_empty())
 }
 
 /// A variable byte integer at the front and how many bytes it has; `None` where its end is not there yet.

@@ -11,7 +11,7 @@ use super::{
     packet::{Ack, Connack, Disconnect, Packet, Publish, PublishProperties, Version},
     reason::Reason,
 };
-use crate::frame::Qos;
+use crate::frame::{Qos, Run};
 
 /// Longest body of any packet (§2.1.4), in bytes.
 const BODY_BYTES_MAX: usize = 268_435_455;
@@ -153,6 +153,36 @@ impl Encoder {
         }
         self.keep(properties);
         written
+    }
+
+    /// Appends a PUBLISH for each frame of a run: as the given one, whose payload is empty, with the frame's body.
+    pub fn encode_run(&mut self, publish: &Publish, run: &Run, into: &mut BytesMut) -> Result<(), TooLarge> {
+        let mut properties = std::mem::take(&mut self.scratch);
+        let mut head = BytesMut::new();
+        put_string(&publish.topic, &mut head);
+        if self.version == Version::V5 {
+            if let Some(given) = &publish.properties {
+                put_message_properties(given, &mut properties);
+            }
+            put_length(properties.len(), &mut head);
+            head.put_slice(&properties);
+        }
+        self.keep(properties);
+        let bytes = 1 + length_bytes(head.len() + run.body_bytes_max()) + head.len() + run.body_bytes_max();
+        if bytes > self.packet_bytes_max {
+            return Err(TooLarge {
+                bytes,
+                max: self.packet_bytes_max,
+            });
+        }
+        into.reserve(run.body_bytes() + run.frames() * (head.len() + 5));
+        run.visit(|_, body| {
+            into.put_u8(kind::PUBLISH << 4 | u8::from(publish.retain));
+            put_length(head.len() + body.len(), into);
+            into.put_slice(&head);
+            into.put_slice(body);
+        });
+        Ok(())
     }
 
     fn ack(&mut self, first: u8, ack: &Ack, into: &mut BytesMut) -> Result<(), TooLarge> {

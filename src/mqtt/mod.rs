@@ -19,7 +19,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Decoder, Limits, Malformed};
+pub use decode::{Decoder, Limits, Malformed, Twin};
 pub use encode::{Encoder, TooLarge};
 pub use mapping::{Sender, to_frame, to_publish};
 pub use names::{INBOX_FILTER, NameError, agent_of_client, client_of_agent, queue_token};

@@ -255,11 +255,7 @@ impl Starter<'_> {
         Ok(())
     }
 
-    fn websocket(
-        &self,
-        http: &http::Config,
-        tunnel: Option<mpsc::Sender<Calls>>,
-    ) -> Result<Vec<http::Mount>, String> {
+    fn websocket(&self, http: &http::Config, tunnel: Option<mpsc::Sender<Calls>>) -> Result<Vec<http::Mount>, String> {
         let mount = |router: Router| http::Mount {
             routes: router.with_state(()),
             ..http::Mount::default()

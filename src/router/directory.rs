@@ -259,7 +259,9 @@ impl Directory {
     /// Forgets an agent that was only named: nothing but its name is lost, and that comes back with whoever names it again.
     pub fn forget_named(&self, id: &AgentId) {
         let mut ordered = self.ordered.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(ById(agent)) = ordered.get(id.as_str()) else { return };
+        let Some(ById(agent)) = ordered.get(id.as_str()) else {
+            return;
+        };
         if agent.is_registered() || !agent.sessions().is_empty() || lock(&agent.groups).is_some() {
             return;
         }

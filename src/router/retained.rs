@@ -11,13 +11,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
+pub use super::records::Recording;
 use super::{
     error::FabricError,
     fabric::Fabric,
     port::{Action, Decision, RecordOp, Store, Table},
     surface::Principal,
 };
-pub use super::records::Recording;
 use crate::{
     frame::{AgentId, Frame, TopicFilter, TopicName},
     time::{self, Timestamp},
@@ -142,7 +142,10 @@ impl Fabric {
         after: Option<&TopicName>,
         limit: usize,
     ) -> Vec<(TopicName, Frame)> {
-        let (now, kept) = (time::now(), self.0.retained.0.read().unwrap_or_else(PoisonError::into_inner));
+        let (now, kept) = (
+            time::now(),
+            self.0.retained.0.read().unwrap_or_else(PoisonError::into_inner),
+        );
         let text = filter.filter();
         // Everything that matches begins with what stands before the first wildcard's level.
         let wildcard = text.find(['+', '#']);
@@ -169,7 +172,13 @@ impl Fabric {
 
     /// How many messages are retained.
     pub fn retained_count(&self) -> usize {
-        self.0.retained.0.read().unwrap_or_else(PoisonError::into_inner).by_topic.len()
+        self.0
+            .retained
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_topic
+            .len()
     }
 
     /// Forgets what has expired; it is not handed out meanwhile either.

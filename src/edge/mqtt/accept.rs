@@ -47,7 +47,9 @@ async fn accept(listener: &TcpListener, edge: &Edge) -> (TcpStream, SocketAddr, 
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Some(pass) = edge.gate.enter(peer.ip()) else { continue };
+                let Some(pass) = edge.gate.enter(peer.ip()) else {
+                    continue;
+                };
                 match stream.set_nodelay(true) {
                     Ok(()) => return (stream, peer, pass),
                     // The peer is gone already.

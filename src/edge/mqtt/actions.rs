@@ -16,13 +16,16 @@ use crate::{
         auth::{principal_of_token, proven_agent},
         counters::Counters,
     },
-    frame::{AgentId, Frame, TopicFilter, TopicName},
-    mqtt::{self, Action, Change, Delivery, Encoder, End, Key, Packet, Reason, Source, Ticket, Wanted},
+    frame::{AgentId, Frame, Run, TopicFilter, TopicName},
+    mqtt::{self, Action, Change, Delivery, Encoder, End, Key, Packet, Publish, Reason, Source, Ticket, Wanted},
     router::{
         Answers, Publisher, SessionHandle, SessionReceiver,
         error::FabricError,
         retained::Recording,
-        surface::{self, Answer, Attach, DeliveryId, Inbox, Lease, Principal, Protocol, Refusal, Sending, SessionQueue, Window},
+        surface::{
+            self, Answer, Attach, DeliveryId, Inbox, Lease, Piece, Principal, Protocol, Refusal, Sending, SessionQueue,
+            Window,
+        },
     },
     time::Timestamp,
 };
@@ -38,7 +41,7 @@ pub(super) struct Attached {
     publisher: Publisher,
     pub answers: Answers,
     pub answered: Vec<Answer>,
-    pub delivered: Vec<surface::Delivery>,
+    pub delivered: Vec<Piece>,
     principal: Principal,
     batch: Vec<Sending>,
     /// Retained messages that are still to be sent: under this filter, those behind this topic.
@@ -90,6 +93,12 @@ impl Connection {
                     self.machine.handle_attached(attached, now, &mut self.actions);
                 }
                 Action::Publish { ticket, frame, retain } => self.publish(ticket, frame, retain, now, &mut round),
+                Action::PublishRun(run) => {
+                    if let Some(attached) = &mut self.attached {
+                        attached.batch.push(Sending::Pass(None, run));
+                    }
+                }
+                Action::SendRun(publish, run) => self.send_run(&publish, &run),
                 Action::Save { ticket, change } => round.saves.push((ticket, change)),
                 Action::Settle(key) => round.settles.push(delivery_id(key)),
                 Action::Release(key) => round.releases.push(delivery_id(key)),
@@ -114,6 +123,7 @@ impl Connection {
                 Action::End(end) => {
                     self.publish_batch().await;
                     self.settle(&mut round).await;
+                    self.record(mem::take(&mut round), now).await;
                     Box::pin(self.end(*end)).await;
                 }
             }
@@ -138,6 +148,17 @@ impl Connection {
                 }
             }
             Err(error) => tracing::debug!(peer = %self.peer, %error, "a packet was not sent"),
+        }
+    }
+
+    fn send_run(&mut self, publish: &Publish, run: &Run) {
+        let Some(encoder) = &mut self.encoder else { return };
+        match encoder.encode_run(publish, run, &mut self.wire.output) {
+            Ok(()) => {
+                Counters::add(&self.edge.door.counters.messages_out, run.frames());
+                self.edge.publishes_out.fetch_add(run.frames() as u64, Relaxed);
+            }
+            Err(error) => tracing::debug!(peer = %self.peer, %error, "packets were not sent"),
         }
     }
 
@@ -198,7 +219,10 @@ impl Connection {
             slot,
         }));
         let (saved, in_flight) = kept.map_or((None, Vec::new()), |(saved, in_flight)| (Some(saved), in_flight));
-        if saved.as_ref().is_some_and(|saved| saved.subscriptions.iter().any(|known| is_sys(&known.text))) {
+        if saved
+            .as_ref()
+            .is_some_and(|saved| saved.subscriptions.iter().any(|known| is_sys(&known.text)))
+        {
             self.sys = Some(self.edge.sys.rounds());
         }
         Ok(mqtt::Attached {
@@ -220,8 +244,11 @@ impl Connection {
         } = *attached;
         // What the client has not got goes back at once, and not to this session.
         handle.set_window(Window::CLOSED);
-        receiver.try_next(&mut delivered, usize::MAX);
-        let taken = delivered.iter().filter_map(|delivery| delivery.id);
+        receiver.try_next_pieces(&mut delivered, usize::MAX);
+        let taken = delivered.iter().filter_map(|piece| match piece {
+            Piece::One(delivery) => delivery.id,
+            Piece::Run { .. } => None,
+        });
         let unsettled: Vec<_> = end.unsettled.iter().copied().map(delivery_id).chain(taken).collect();
         if !unsettled.is_empty() {
             handle.nack(&unsettled, Refusal::Release).await;
@@ -382,9 +409,15 @@ impl Connection {
         if self.machine.held_up() > 0 {
             return;
         }
-        let Some((filter, after)) = attached.retained.pop_front() else { return };
+        let Some((filter, after)) = attached.retained.pop_front() else {
+            return;
+        };
         let agent: &AgentId = attached.handle.agent();
-        let found = self.edge.door.fabric.retained(agent, &filter, after.as_ref(), RETAINED_AT_ONCE);
+        let found = self
+            .edge
+            .door
+            .fabric
+            .retained(agent, &filter, after.as_ref(), RETAINED_AT_ONCE);
         if found.len() == RETAINED_AT_ONCE {
             let after = found.last().map(|(topic, _)| topic.clone());
             attached.retained.push_front((filter.clone(), after));
@@ -435,4 +468,3 @@ impl Connection {
 fn is_sys(filter: &str) -> bool {
     filter.split('/').next() == Some(PREFIX)
 }
-

@@ -268,7 +268,13 @@ impl Book {
                 })
             });
             for change in changes {
-                record::change(slot.session.as_str(), &mut kept.saved, change, self.number(), &mut writes);
+                record::change(
+                    slot.session.as_str(),
+                    &mut kept.saved,
+                    change,
+                    self.number(),
+                    &mut writes,
+                );
             }
         }
         self.fabric.keep_of_sessions(writes).await
@@ -277,7 +283,10 @@ impl Book {
     /// A connection has ended: what becomes of its will and of the session.
     pub async fn end(&self, slot: &Slot, end: End) {
         let End {
-            session, will, in_flight, ..
+            session,
+            will,
+            in_flight,
+            ..
         } = end;
         let expires_at = match session {
             SessionFate::Ends => return self.end_with(slot, will).await,
@@ -390,7 +399,10 @@ impl Book {
         if will.retain {
             self.fabric.retain(&principal, &frame)?.durable().await?;
         }
-        self.fabric.send_frame(&principal, Protocol::Mqtt, frame).await.map(|_| ())
+        self.fabric
+            .send_frame(&principal, Protocol::Mqtt, frame)
+            .await
+            .map(|_| ())
     }
 
     // --- what is due -----------------------------------------------------------------------------------------------------
@@ -443,7 +455,9 @@ impl Book {
             return;
         };
         // Whoever is connected has no need of it; whoever comes meanwhile waits.
-        let Ok(slot) = self.try_claim(session, &agent) else { return };
+        let Ok(slot) = self.try_claim(session, &agent) else {
+            return;
+        };
         let left = {
             let entries = self.lock();
             let kept = entries.get(session).and_then(|entry| entry.kept.as_ref());
@@ -460,10 +474,7 @@ impl Book {
             if left.will_at.is_some_and(|at| at <= now) {
                 self.publish_will(session).await;
             }
-            let still = Left {
-                will_at: None,
-                ..left
-            };
+            let still = Left { will_at: None, ..left };
             self.note_due(&still, session);
         }
         drop(slot);

@@ -23,8 +23,9 @@ use tokio::{
 use super::{Edge, actions::Attached, outcome, sys::Round};
 use crate::{
     edge::{counters::Counters, gate::Pass, stream::Stream},
+    frame::RunBuilder,
     mqtt::{Action, Decoder, Encoder, Goodbye, Limits, Packet, Session},
-    router::surface::SessionEvent,
+    router::surface::{Piece, SessionEvent},
     time::{self, Timestamp},
 };
 
@@ -35,6 +36,9 @@ const OUTPUT_BYTES_FULL: usize = 256 * 1024;
 const OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Deliveries taken at once.
 const TAKEN_MAX: usize = 1_024;
+/// Messages of one run, and the largest body that is copied into one, in bytes.
+const RUN_FRAMES_MAX: usize = 4_096;
+const BODY_TOGETHER_BYTES: usize = 16 * 1024;
 /// Room in a packet beside its payload, in bytes: the longest topic and full properties.
 const FIELDS_BYTES_MAX: usize = 160 * 1024;
 /// How long a closed connection is drained of what the client still sends, so that a reset does not overtake the last packet, and how
@@ -193,7 +197,7 @@ impl Connection {
             biased;
             event = wire.ready(may_read) => event,
             _ = answers.next(answered) => Event::Answers,
-            event = receiver.next(delivered, TAKEN_MAX), if may_deliver => Event::Session(event),
+            event = receiver.next_pieces(delivered, TAKEN_MAX), if may_deliver => Event::Session(event),
             () = slot.wanted() => Event::Wanted,
             () = timed => Event::Time,
             _ = async { match sys {
@@ -232,7 +236,8 @@ impl Connection {
         let patience = self.edge.config.slow_consumer_timeout();
         if self.wire.stalled_since.is_some_and(|since| since + patience <= now) {
             tracing::debug!(peer = %self.peer, "an MQTT client reads nothing and is let go");
-            self.machine.handle_goodbye(Goodbye::SlowConsumer, now, &mut self.actions);
+            self.machine
+                .handle_goodbye(Goodbye::SlowConsumer, now, &mut self.actions);
         }
         self.machine.handle_timeout(now, &mut self.actions);
     }
@@ -253,6 +258,7 @@ impl Connection {
                             self.encoder = Some(Encoder::new(connect.version, connect.packet_bytes_max));
                         }
                         self.machine.handle_packet(packet, now, &mut self.actions);
+                        publishes += self.take_twins();
                     }
                     Ok(None) => break,
                     Err(malformed) => {
@@ -267,9 +273,46 @@ impl Connection {
             self.edge.publishes_in.fetch_add(publishes, Relaxed);
             self.settle_up(now).await;
         }
+        self.decoder.rest();
         if self.wire.input.is_empty() {
             self.wire.input = BytesMut::new();
         }
+    }
+
+    /// Takes what follows and differs from the last packet in its payload alone; says how many those are.
+    fn take_twins(&mut self) -> u64 {
+        let Some(mut twin) = self.decoder.twin(&self.wire.input) else {
+            return 0;
+        };
+        let is_one = matches!(
+            self.actions.last(),
+            Some(Action::Publish {
+                ticket: None,
+                retain: false,
+                ..
+            })
+        );
+        let Some(Action::Publish { frame, .. }) = self.actions.pop_if(|_| is_one) else {
+            return 0;
+        };
+        let mut run = RunBuilder::new(frame);
+        let mut taken = 0;
+        while twin.payload.len() <= BODY_TOGETHER_BYTES && run.frames() < RUN_FRAMES_MAX {
+            let input = &mut self.wire.input;
+            let room = input.len().min(READ_BYTES_MAX);
+            if !self.machine.handle_twin(&mut run, &input[twin.payload.clone()], room) {
+                break;
+            }
+            input.advance(twin.payload.end);
+            taken += 1;
+            match self.decoder.twin(input) {
+                Some(next) => twin = next,
+                None => break,
+            }
+        }
+        self.actions.push(Action::PublishRun(run.finish()));
+        Counters::add(&self.wire.counters.messages_in, taken);
+        taken as u64
     }
 
     /// Gives the machine all that is there for it, and does what it wants done, until neither has more.
@@ -298,11 +341,16 @@ impl Connection {
         let is_full = self.wire.output.len() >= OUTPUT_BYTES_FULL;
         let Some(attached) = &mut self.attached else { return };
         if !is_full {
-            attached.receiver.try_next(&mut attached.delivered, TAKEN_MAX);
+            attached.receiver.try_next_pieces(&mut attached.delivered, TAKEN_MAX);
         }
-        for delivery in attached.delivered.drain(..) {
-            self.machine
-                .handle_delivery(super::actions::delivery(delivery), now, &mut self.actions);
+        for piece in attached.delivered.drain(..) {
+            match piece {
+                Piece::One(delivery) => {
+                    let delivery = super::actions::delivery(delivery);
+                    self.machine.handle_delivery(delivery, now, &mut self.actions);
+                }
+                Piece::Run { run, queue } => self.machine.handle_run(run, &queue, now, &mut self.actions),
+            }
         }
         self.feed_retained(now);
     }

@@ -101,8 +101,16 @@ pub(super) fn change(session: &str, saved: &mut Saved, change: Change, number: u
             saved.apply(change);
             let after: BTreeSet<Place> = saved.unsettled.iter().copied().collect();
             into.push((sending(session, id), None));
-            into.extend(after.difference(&before).map(|place| (unsettled(session, *place), Some(json(&number)))));
-            into.extend(before.difference(&after).map(|place| (unsettled(session, *place), None)));
+            into.extend(
+                after
+                    .difference(&before)
+                    .map(|place| (unsettled(session, *place), Some(json(&number)))),
+            );
+            into.extend(
+                before
+                    .difference(&after)
+                    .map(|place| (unsettled(session, *place), None)),
+            );
             return;
         }
         Change::Subscribed(added) => {
@@ -166,11 +174,14 @@ impl Records {
 
     /// The sessions, and the keys of records without one.
     pub fn sessions(self) -> impl Iterator<Item = (String, Read)> {
-        self.0.into_iter().filter(|(_, read)| read.has_head).map(|(session, mut read)| {
-            read.saved.sending = std::mem::take(&mut read.sending).into_values().flatten().collect();
-            read.saved.unsettled = std::mem::take(&mut read.unsettled).into_values().flatten().collect();
-            (session, read)
-        })
+        self.0
+            .into_iter()
+            .filter(|(_, read)| read.has_head)
+            .map(|(session, mut read)| {
+                read.saved.sending = std::mem::take(&mut read.sending).into_values().flatten().collect();
+                read.saved.unsettled = std::mem::take(&mut read.unsettled).into_values().flatten().collect();
+                (session, read)
+            })
     }
 }
 
@@ -201,7 +212,10 @@ impl Read {
             }
             "out" => {
                 let (number, stage): (u64, SavedStage) = serde_json::from_slice(value).ok()?;
-                self.sending.entry(number).or_default().push((rest.parse().ok()?, stage));
+                self.sending
+                    .entry(number)
+                    .or_default()
+                    .push((rest.parse().ok()?, stage));
             }
             "had" => {
                 let number: u64 = serde_json::from_slice(value).ok()?;

@@ -81,13 +81,31 @@ pub(super) fn values(edge: &Edge) -> Round {
         ("broker/bytes/sent", counters.bytes_out.to_string()),
         ("broker/messages/received", counters.messages_in.to_string()),
         ("broker/messages/sent", counters.messages_out.to_string()),
-        ("broker/publish/messages/received", edge.publishes_in.load(Relaxed).to_string()),
-        ("broker/publish/messages/sent", edge.publishes_out.load(Relaxed).to_string()),
-        ("broker/messages/stored", edge.door.fabric.store_stats().messages.to_string()),
-        ("broker/retained messages/count", edge.door.fabric.retained_count().to_string()),
-        ("broker/sessions/fabric", router.sessions.iter().sum::<u64>().to_string()),
+        (
+            "broker/publish/messages/received",
+            edge.publishes_in.load(Relaxed).to_string(),
+        ),
+        (
+            "broker/publish/messages/sent",
+            edge.publishes_out.load(Relaxed).to_string(),
+        ),
+        (
+            "broker/messages/stored",
+            edge.door.fabric.store_stats().messages.to_string(),
+        ),
+        (
+            "broker/retained messages/count",
+            edge.door.fabric.retained_count().to_string(),
+        ),
+        (
+            "broker/sessions/fabric",
+            router.sessions.iter().sum::<u64>().to_string(),
+        ),
     ];
-    texts.into_iter().filter_map(|(topic, text)| frame(topic, text)).collect()
+    texts
+        .into_iter()
+        .filter_map(|(topic, text)| frame(topic, text))
+        .collect()
 }
 
 fn frame(topic: &str, text: String) -> Option<Frame> {

@@ -20,9 +20,9 @@ use super::{Edge, SUBPROTOCOL, codec::Compression, deflate, operation_bytes_max,
 use crate::{
     edge::{
         auth::proven_agent,
-        origin::Origins,
         counters::Counters,
         json::{EdgeError, FieldError, Place, Problem},
+        origin::Origins,
     },
     frame::AgentId,
     router::{

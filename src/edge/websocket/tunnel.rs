@@ -71,7 +71,10 @@ fn accept(mouth: &Mouth, request: Request) -> Result<Response, Problem> {
     let (parts, _body) = request.into_parts();
     handshake::check_origin(&mouth.origins, &parts)?;
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(unknown, |info| info.0);
+    let peer = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(unknown, |info| info.0);
     let mut request = http::Request::from_parts(parts, ());
     let (response, on_upgrade) = handshake::shake(&mut request, mouth.subprotocol, handshake::Offer::Required)?;
     let streams = mouth.streams.clone();

@@ -1,10 +1,13 @@
 //! What the client publishes: aliases, windows, the handshakes of QoS 1 and 2 as their receiver, and answers in the order of the questions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write,
+};
 
 use super::{Action, Asked, Change, Outcome, Retain, Session, Then, Ticket};
 use crate::{
-    frame::{AgentId, Frame, Qos},
+    frame::{AgentId, Frame, Qos, RunBuilder},
     mqtt::{
         mapping::{Sender, to_frame},
         packet::{Ack, Packet, PacketId, Publish, Version},
@@ -280,10 +283,25 @@ impl Session {
         )
     }
 
+    /// A fresh message id. They all have one length, as those of a run must.
+    pub fn mint(&mut self) -> String {
+        self.next_message += 1;
+        format!("{}{:010x}", self.id_prefix, self.next_message)
+    }
+
+    /// Adds a PUBLISH of QoS 0 that is as the last packet was but for its payload to the run that began with that one. False, and not
+    /// added, where it does not fit in there.
+    pub fn handle_twin(&mut self, run: &mut RunBuilder, payload: &[u8], room: usize) -> bool {
+        self.next_message += 1;
+        self.id_text.clear();
+        self.id_text.push_str(&self.id_prefix);
+        write!(self.id_text, "{:010x}", self.next_message).expect("a string takes every write");
+        run.push(self.id_text.as_bytes(), payload, room)
+    }
+
     /// Who sends, and a fresh message id.
     pub(super) fn sender(&mut self) -> (AgentId, String) {
-        self.next_message += 1;
-        let id = format!("{}{:x}", self.id_prefix, self.next_message);
+        let id = self.mint();
         let agent = self
             .agent
             .clone()

@@ -32,7 +32,7 @@ use super::{
     subscriptions::{Subscription, Subscriptions},
 };
 use crate::{
-    frame::{Address, AgentId, Frame, Seq, ShardId, TopicFilter},
+    frame::{Address, AgentId, Frame, Run, Seq, ShardId, TopicFilter},
     time::Timestamp,
 };
 
@@ -221,6 +221,10 @@ pub enum Action {
         /// Keep it as its topic's retained message too; with an empty body: forget that one [MQTT-3.3.1-6].
         retain: bool,
     },
+    /// Publish QoS 0 messages that differ in id and body alone.
+    PublishRun(Run),
+    /// Write this packet once for each of these messages, with its body.
+    SendRun(Box<Publish>, Run),
     /// Make it durable; [`Session::handle_saved`] says when it is. Not before the settles and saves that came before it are: a
     /// handshake that is forgotten while its settle is lost would send its message once more.
     Save { ticket: Ticket, change: Change },
@@ -304,6 +308,8 @@ pub struct Session {
     agent: Option<AgentId>,
     /// What the ids of messages that it mints start with; No Local knows its own by it.
     id_prefix: String,
+    /// The last id of a run.
+    id_text: String,
     next_message: u64,
     next_ticket: u64,
     asked: HashMap<Ticket, Asked>,
@@ -333,6 +339,7 @@ impl Session {
             version: Version::V311,
             agent: None,
             id_prefix: String::new(),
+            id_text: String::new(),
             next_message: 0,
             next_ticket: 0,
             asked: HashMap::new(),

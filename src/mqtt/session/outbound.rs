@@ -5,12 +5,14 @@ use std::{
     num::NonZeroU16,
 };
 
+use bytes::Bytes;
+
 use super::{
     Action, Change, Delivery, Key, Session, Source, Then,
     saved::{Place, SavedStage},
 };
 use crate::{
-    frame::{Frame, Qos},
+    frame::{Address, Frame, Qos, Run},
     mqtt::{
         aliases::Naming,
         encode::publish_bytes,
@@ -257,6 +259,40 @@ impl Session {
         );
     }
 
+    /// QoS 0 messages that differ in id and body alone: what holds for the first one holds for all.
+    pub fn handle_run(&mut self, mut run: Run, queue: &Address, now: Timestamp, out: &mut Vec<Action>) {
+        let alone = |frame| Delivery {
+            key: None,
+            frame,
+            queue: queue.clone(),
+            source: Source::Live,
+        };
+        let topic = arrival_topic(run.envelope().to());
+        // One by one where each is looked at, and the first where it sets an alias for the others.
+        let is_new_alias = self.version == Version::V5 && matches!(self.aliases_out.naming(topic), Naming::Set(_));
+        if run.frames() == 1 || self.packet_bytes_max.is_some() {
+            return run
+                .iter()
+                .for_each(|frame| self.handle_delivery(alone(frame), now, out));
+        }
+        if is_new_alias && let Some(first) = run.split_to(1) {
+            self.handle_run(first, queue, now, out);
+        }
+        let Some(first) = run.iter().next() else { return };
+        let grant = match shared_filter(queue) {
+            Some(filter) => self.subscriptions.grant_under(filter),
+            None => self
+                .subscriptions
+                .grant(arrival_topic(first.envelope.to()), self.origin(&first)),
+        };
+        let Some(grant) = grant.filter(|_| matches!(self.phase, super::Phase::Open)) else {
+            return;
+        };
+        let mut publish = self.prepare(&first, grant, &Source::Live, now);
+        publish.payload = Bytes::new();
+        out.push(Action::SendRun(Box::new(self.named(publish)), run));
+    }
+
     /// A message that an earlier connection, or an earlier lease, sent under an id already. True where that is all there is to do.
     fn comes_again(&mut self, key: Option<Key>, frame: &Frame, now: Timestamp, out: &mut Vec<Action>) -> bool {
         let Some(key) = key else { return false };
@@ -371,7 +407,12 @@ impl Session {
     }
 
     /// Sends a PUBLISH, by an alias where the client takes them.
-    fn send(&mut self, mut publish: Publish, out: &mut Vec<Action>) {
+    fn send(&mut self, publish: Publish, out: &mut Vec<Action>) {
+        let publish = self.named(publish);
+        out.push(Action::Send(Packet::Publish(publish)));
+    }
+
+    fn named(&mut self, mut publish: Publish) -> Publish {
         let naming = match self.version {
             Version::V5 => self.aliases_out.naming(&publish.topic),
             Version::V311 => Naming::Name,
@@ -383,7 +424,7 @@ impl Session {
         if let Naming::Alias(_) = naming {
             publish.topic.clear();
         }
-        out.push(Action::Send(Packet::Publish(publish)));
+        publish
     }
 
     // --- acknowledgements --------------------------------------------------------------------------------------------

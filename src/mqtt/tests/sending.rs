@@ -1,5 +1,7 @@
 //! What clients are sent.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::world::{World, ack, at, connect, delivery, filter, frame, id, key, lasting, publish};
