@@ -60,6 +60,8 @@ pub(super) async fn serve(edge: Arc<Edge>, stream: Stream, peer: SocketAddr, pas
 /// What woke the connection.
 enum Event {
     Read(usize),
+    /// There is room again for what goes to the client.
+    Written,
     /// The client closed, or the connection broke.
     Lost,
     Answers,
@@ -166,6 +168,7 @@ impl Connection {
         let may_read = !self.machine.is_held_back() && self.wire.output.len() < OUTPUT_BYTES_MAX;
         let may_deliver = self.wire.output.len() < OUTPUT_BYTES_FULL;
         let Self {
+            edge,
             wire,
             attached,
             sys,
@@ -183,6 +186,7 @@ impl Connection {
                 biased;
                 event = wire.ready(may_read) => event,
                 () = timed => Event::Time,
+                () = edge.shutdown.cancelled() => Event::Lost,
             };
         };
         let Attached {
@@ -219,7 +223,7 @@ impl Connection {
                 self.is_closing = true;
                 self.wire.output.clear();
             }
-            Event::Answers | Event::Session(SessionEvent::Deliveries) => {}
+            Event::Written | Event::Answers | Event::Session(SessionEvent::Deliveries) => {}
             Event::Session(SessionEvent::Goodbye(goodbye)) => {
                 let goodbye = outcome::goodbye(goodbye);
                 self.machine.handle_goodbye(goodbye, now, &mut self.actions);
@@ -229,6 +233,10 @@ impl Connection {
             Event::Time => self.on_time(now),
         }
         self.settle_up(now).await;
+        // Reading may have been held back.
+        if !self.wire.input.is_empty() && !self.is_closing {
+            self.take_packets(now).await;
+        }
     }
 
     fn on_time(&mut self, now: Timestamp) {
@@ -378,8 +386,13 @@ impl Wire {
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Event> {
+        let was_full = self.output.len() >= OUTPUT_BYTES_FULL;
         if self.poll_write(cx).is_err() {
             return Poll::Ready(Event::Lost);
+        }
+        // Whoever waits for room is not asked again by itself.
+        if was_full && self.output.len() < OUTPUT_BYTES_FULL {
+            return Poll::Ready(Event::Written);
         }
         if !may_read {
             return Poll::Pending;

@@ -57,6 +57,7 @@ struct Edge {
     book: Arc<Book>,
     gate: Arc<Gate>,
     sys: Sys,
+    shutdown: CancellationToken,
     /// Packets in and out, by what `$SYS` says of them.
     publishes_in: AtomicU64,
     publishes_out: AtomicU64,
@@ -84,6 +85,7 @@ pub async fn serve(
         book: Arc::clone(&book),
         gate: Arc::new(gate),
         sys: Sys::new(),
+        shutdown: shutdown.clone(),
         publishes_in: AtomicU64::new(0),
         publishes_out: AtomicU64::new(0),
         door,
@@ -97,7 +99,7 @@ pub async fn serve(
         () = sys::publish(&edge) => {}
     }
     connections.close();
-    // The fabric said goodbye to each session; whoever has none yet has its time to connect.
+    // The fabric said goodbye to each session, and whoever has none is closed.
     if tokio::time::timeout(patience, connections.wait()).await.is_err() {
         tracing::warn!("MQTT connections were cut: they did not end in time");
     }
