@@ -19,7 +19,7 @@ use crate::{
     frame::{AgentId, Frame, Run, TopicFilter, TopicName},
     mqtt::{self, Action, Change, Delivery, Encoder, End, Key, Packet, Publish, Reason, Source, Ticket, Wanted},
     router::{
-        Answers, Publisher, SessionHandle, SessionReceiver,
+        Answers, Fabric, Publisher, SessionHandle, SessionReceiver,
         error::FabricError,
         retained::Recording,
         surface::{
@@ -38,15 +38,37 @@ pub(super) struct Attached {
     /// The receiver is dropped first: whoever takes the session over finds the queue free.
     pub receiver: SessionReceiver,
     handle: SessionHandle,
-    publisher: Publisher,
-    pub answers: Answers,
-    pub answered: Vec<Answer>,
+    /// Made when the client first publishes.
+    pub publishing: Option<Box<Publishing>>,
     pub delivered: Vec<Piece>,
     principal: Principal,
-    batch: Vec<Sending>,
     /// Retained messages that are still to be sent: under this filter, those behind this topic.
     retained: VecDeque<(TopicFilter, Option<TopicName>)>,
     pub slot: Slot,
+}
+
+/// A client's way into the fabric.
+pub(super) struct Publishing {
+    publisher: Publisher,
+    pub answers: Answers,
+    pub answered: Vec<Answer>,
+    batch: Vec<Sending>,
+}
+
+impl Attached {
+    /// Puts a message to those that are handed in together.
+    fn push(&mut self, fabric: &Fabric, sending: Sending) {
+        let publishing = self.publishing.get_or_insert_with(|| {
+            let (publisher, answers) = fabric.publisher(self.principal.clone(), Protocol::Mqtt);
+            Box::new(Publishing {
+                publisher,
+                answers,
+                answered: Vec::new(),
+                batch: Vec::new(),
+            })
+        });
+        publishing.batch.push(sending);
+    }
 }
 
 /// What one round gathers, to be done together.
@@ -95,7 +117,7 @@ impl Connection {
                 Action::Publish { ticket, frame, retain } => self.publish(ticket, frame, retain, now, &mut round),
                 Action::PublishRun(run) => {
                     if let Some(attached) = &mut self.attached {
-                        attached.batch.push(Sending::Pass(None, run));
+                        attached.push(&self.edge.door.fabric, Sending::Pass(None, run));
                     }
                 }
                 Action::SendRun(publish, run) => self.send_run(&publish, &run),
@@ -205,16 +227,12 @@ impl Connection {
         };
         let fabric = &self.edge.door.fabric;
         let (handle, receiver) = fabric.attach(&principal, wish).await.map_err(refusal)?;
-        let (publisher, answers) = fabric.publisher(principal.clone(), Protocol::Mqtt);
         self.attached = Some(Box::new(Attached {
             receiver,
             handle,
-            publisher,
-            answers,
-            answered: Vec::new(),
+            publishing: None,
             delivered: Vec::new(),
             principal,
-            batch: Vec::new(),
             retained: VecDeque::new(),
             slot,
         }));
@@ -275,14 +293,15 @@ impl Connection {
             }
         }
         let sending = Sending::one(ticket.map_or(0, |ticket| ticket.0), frame, ticket.is_some());
-        attached.batch.push(sending);
+        attached.push(&self.edge.door.fabric, sending);
     }
 
     async fn publish_batch(&mut self) {
         if let Some(attached) = &mut self.attached
-            && !attached.batch.is_empty()
+            && let Some(publishing) = &mut attached.publishing
+            && !publishing.batch.is_empty()
         {
-            attached.publisher.publish(&mut attached.batch).await;
+            publishing.publisher.publish(&mut publishing.batch).await;
         }
     }
 

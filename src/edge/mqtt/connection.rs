@@ -41,6 +41,8 @@ const RUN_FRAMES_MAX: usize = 4_096;
 const BODY_TOGETHER_BYTES: usize = 16 * 1024;
 /// Room in a packet beside its payload, in bytes: the longest topic and full properties.
 const FIELDS_BYTES_MAX: usize = 160 * 1024;
+/// How long a client that is let go may take to hear why.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a closed connection is drained of what the client still sends, so that a reset does not overtake the last packet, and how
 /// much of it, in bytes.
 const LINGER: Duration = Duration::from_secs(1);
@@ -128,18 +130,18 @@ impl Connection {
     async fn run(mut self) {
         while !self.is_closing {
             let event = self.event().await;
-            self.on(event).await;
+            // Boxed: what it needs is needed once a wake-up, and would be there in every idle connection.
+            Box::pin(self.on(event)).await;
         }
-        self.part().await;
+        Box::pin(self.part()).await;
     }
 
     /// The last packets: written, and waited for until the client has them.
     async fn part(mut self) {
-        let patience = self.edge.config.slow_consumer_timeout();
         drop(self.attached.take());
         let Wire { stream, output, .. } = &mut self.wire;
         let bytes = output.len();
-        let written = timeout(patience, async {
+        let written = timeout(GOODBYE_PATIENCE, async {
             stream.write_all(output).await?;
             stream.shutdown().await
         });
@@ -191,16 +193,21 @@ impl Connection {
         };
         let Attached {
             receiver,
-            answers,
-            answered,
+            publishing,
             delivered,
             slot,
             ..
         } = &mut **attached;
+        let answered = async {
+            match publishing {
+                Some(publishing) => publishing.answers.next(&mut publishing.answered).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             event = wire.ready(may_read) => event,
-            _ = answers.next(answered) => Event::Answers,
+            _ = answered => Event::Answers,
             event = receiver.next_pieces(delivered, TAKEN_MAX), if may_deliver => Event::Session(event),
             () = slot.wanted() => Event::Wanted,
             () = timed => Event::Time,
@@ -336,9 +343,10 @@ impl Connection {
     }
 
     fn take_answers(&mut self, now: Timestamp) {
-        let Some(attached) = &mut self.attached else { return };
-        attached.answers.try_next(&mut attached.answered);
-        for (tag, answer) in attached.answered.drain(..) {
+        let publishing = self.attached.as_mut().and_then(|attached| attached.publishing.as_mut());
+        let Some(publishing) = publishing else { return };
+        publishing.answers.try_next(&mut publishing.answered);
+        for (tag, answer) in publishing.answered.drain(..) {
             let outcome = outcome::outcome(&answer);
             self.machine
                 .handle_published(crate::mqtt::Ticket(tag), outcome, now, &mut self.actions);
@@ -446,5 +454,16 @@ impl Wire {
 
     async fn read(&mut self) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_read(cx)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let (whole, machine) = (size_of::<Connection>(), size_of::<Session>());
+        assert!(whole < 1_600, "{whole} bytes, {machine} of them the machine");
     }
 }
