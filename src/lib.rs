@@ -2,7 +2,7 @@
 //!
 //! The modules form layers, lowest first; `tests/layers.rs` fails on an import that breaks them:
 //! [`frame`] (the message and everything written of it), `queue` (lock-free lanes), `delivery`
-//! (a pure state machine), `router` (the door, the directory, the workers and the ports), `store`
+//! (a pure state machine), `mqtt` (another: MQTT's sessions), `router` (the door, the directory, the workers and the ports), `store`
 //! (implementations of a port), `native` (QUIC's own protocol), `edge` (one adapter per protocol), `client` (what users link), `node`, which wires them all,
 //! and `cli`, the command line.
 
@@ -15,6 +15,8 @@ pub mod delivery;
 #[cfg(feature = "server")]
 pub mod edge;
 pub mod frame;
+#[cfg(feature = "server")]
+pub mod mqtt;
 #[cfg(any(feature = "server", feature = "client"))]
 pub mod native;
 #[cfg(feature = "server")]

@@ -220,7 +220,7 @@ fn mistakes_have_exit_codes_of_their_own() {
             "/nowhere/weft.yaml",
         ),
         (vec!["serve", "--http-listen", "0.0.0.0:0"], 78, "--insecure"),
-        (vec!["serve", "--mqtt-port", "1883"], 78, "not in this build yet"),
+        (vec!["serve", "--mqtt-listen", "0.0.0.0:0"], 78, "--insecure"),
         (vec!["serve", "--memory", "--grpc-listen", "nonsense"], 78, "host:port"),
         (vec!["health", "--server", "grpc://127.0.0.1:1"], 69, "127.0.0.1:1"),
         (vec!["health", "--server", "127.0.0.1:1"], 64, "scheme"),

@@ -233,10 +233,13 @@ fn a_listener_that_others_can_reach_must_be_asked_for() {
 }
 
 #[test]
-fn protocols_that_are_not_in_this_build_must_stay_off() {
-    accepted("mqtt: {listen: off}\n", &[]);
-    let line = complaint("mqtt: {listen: '127.0.0.1:0'}\n", &[]);
-    assert!(line.contains("not in this build yet"), "{line}");
+fn mqtt_is_off_until_it_is_asked_for() {
+    assert_eq!(accepted("", &[]).config.mqtt.listen.to_string(), "off");
+    let config = accepted("mqtt: {listen: '127.0.0.1:0', receive_max: 5}\n", &[]).config;
+    assert_eq!(config.mqtt.listen.to_string(), "127.0.0.1:0");
+    assert_eq!(config.mqtt.settings.receive_max, 5);
+    let config = accepted("protocols: {mqtt: {enabled: true, broker_url: 'mqtt://x'}}\n", &[]).config;
+    assert_eq!(config.mqtt.listen.to_string(), "127.0.0.1:1883");
 }
 
 /// The section as this stack's users have it, from its README.
@@ -300,7 +303,6 @@ fn what_protocols_switches_on_and_does_not_exist_is_refused() {
         places,
         [
             "file weft.yaml: protocols.custom_protocol.enabled",
-            "file weft.yaml: protocols.mqtt.enabled",
             "file weft.yaml: protocols.websocket.security.ssl_enabled",
         ]
     );

@@ -31,6 +31,7 @@ const ROOMS: &[Room] = &[
     room("frame", &[]),
     room("queue", &["frame"]),
     room("delivery", &["frame", "queue"]),
+    room("mqtt", &["frame"]),
     room("router", &["frame", "queue", "delivery"]),
     room("store", &["frame", "queue", "delivery", "router"]),
     room("rpc", &["frame"]),
@@ -45,6 +46,7 @@ const ROOMS: &[Room] = &[
         "edge::quic",
         &["frame", "queue", "delivery", "router", "edge", "native"],
     ),
+    room("edge::mqtt", &["frame", "queue", "delivery", "router", "edge", "mqtt"]),
     room("client", &["frame", "rpc", "native"]),
     room(
         "node",
@@ -60,6 +62,7 @@ const ROOMS: &[Room] = &[
             "edge::webhook",
             "edge::grpc",
             "edge::quic",
+            "edge::mqtt",
             "native",
         ],
     ),
@@ -115,6 +118,11 @@ const FENCED: &[Fenced] = &[
         why: "frames of RFC 6455 and their compression stay at the WebSocket edge",
     },
     Fenced {
+        crates: &["mqtt_protocol_core"],
+        only_in: &["mqtt"],
+        why: "edges and the client speak of MQTT packets by the house's own types",
+    },
+    Fenced {
         crates: &["hyper_util"],
         only_in: &["edge::http", "edge::websocket", "edge::webhook", "client"],
         why: "HTTP types stay at the HTTP edges; the client wraps a stream for its calls in one",
@@ -147,7 +155,7 @@ const FENCED: &[Fenced] = &[
 ];
 
 /// What the pure layers may not name: they take `now` and a seed, and do no I/O.
-const PURE: &[&str] = &["frame", "queue", "delivery"];
+const PURE: &[&str] = &["frame", "queue", "delivery", "mqtt"];
 const IMPURE: &[&str] = &[
     "tokio",
     "tokio_util",

@@ -51,12 +51,15 @@ pub(super) struct ConfigArgs {
     /// QUIC, the native protocol: host:port or off [default: 127.0.0.1:4433]
     #[arg(long, value_name = "ADDR")]
     quic_listen: Option<String>,
-    /// MQTT: off; not in this build yet
+    /// MQTT 3.1.1 and 5: host:port or off; where it is on, also WebSocket at /mqtt of the HTTP port [default: off]
     #[arg(long, value_name = "ADDR")]
     mqtt_listen: Option<String>,
     /// Short for --mqtt-listen 127.0.0.1:N
     #[arg(long, value_name = "N", conflicts_with = "mqtt_listen")]
     mqtt_port: Option<u16>,
+    /// MQTT over TLS: host:port or off [default: off]
+    #[arg(long, value_name = "ADDR")]
+    mqtts_listen: Option<String>,
     /// Let other machines connect although nobody has to prove who they are
     #[arg(long)]
     insecure: bool,
@@ -86,6 +89,7 @@ impl ConfigArgs {
             ("--quic-listen", "quic.listen", self.quic_listen.clone()),
             ("--mqtt-listen", "mqtt.listen", self.mqtt_listen.clone()),
             ("--mqtt-port", "mqtt.listen", mqtt_port),
+            ("--mqtts-listen", "mqtt.tls_listen", self.mqtts_listen.clone()),
             ("--insecure", "node.insecure", switch(self.insecure)),
             ("--memory", "node.memory", switch(self.memory)),
             ("--node-id", "node.id", self.node_id.clone()),

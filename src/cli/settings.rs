@@ -20,7 +20,7 @@ pub(super) enum ConfigCommand {
     #[command(after_help = "Examples:
   weft config show
   weft config show --config weft.yaml --http-listen 127.0.0.1:9000 -o json")]
-    Show(ConfigArgs),
+    Show(Box<ConfigArgs>),
     /// Check a configuration file, without the environment
     #[command(after_help = "Example:\n  weft config check weft.yaml   exit code 0: good, 78: not")]
     Check {

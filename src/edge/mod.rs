@@ -12,6 +12,7 @@ pub mod gate;
 pub mod grpc;
 pub mod http;
 pub mod json;
+pub mod mqtt;
 pub mod origin;
 pub mod quic;
 pub mod stream;

@@ -19,6 +19,8 @@ pub(super) struct Sockets {
     pub grpc: Option<TcpListener>,
     pub grpc_tls: Option<TcpListener>,
     pub quic: Option<UdpSocket>,
+    pub mqtt: Option<TcpListener>,
+    pub mqtt_tls: Option<TcpListener>,
 }
 
 impl Sockets {
@@ -29,6 +31,8 @@ impl Sockets {
             grpc: bind("grpc", &config.grpc.listen, must_be_local).await?,
             grpc_tls: bind("grpc-tls", &config.grpc.tls_listen, must_be_local).await?,
             quic: bind_quic(&config.quic, must_be_local).await?,
+            mqtt: bind("mqtt", &config.mqtt.listen, must_be_local).await?,
+            mqtt_tls: bind("mqtts", &config.mqtt.tls_listen, must_be_local).await?,
         })
     }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     edge::{
         auth::DevelopmentMode,
-        grpc, http,
+        grpc, http, mqtt,
         origin::Origins,
         quic,
         stream::Calls,
@@ -33,6 +33,9 @@ use crate::{
 
 /// Streams of calls that QUIC connections opened and gRPC has not taken: beyond it they wait.
 const CALLS_MAX: usize = 64;
+
+/// WebSocket connections that speak MQTT and that its edge has not taken: beyond it their clients wait.
+const CARRIED_MAX: usize = 64;
 
 /// The running edges.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ impl Edges {
     pub fn start(config: &Config, fabric: &Fabric, sockets: Sockets, quic: &Handle) -> Result<Self, Failure> {
         let addresses =
             addresses(&sockets).map_err(|error| Failure::new(Exit::Io, "a listener has no address", error, ""))?;
-        let tls = match addresses.grpc_tls.or(addresses.quic) {
+        let tls = match addresses.grpc_tls.or(addresses.quic).or(addresses.mqtt_tls) {
             Some(_) => Some(material(config)?),
             None => None,
         };
@@ -78,8 +81,11 @@ impl Edges {
         };
         let served = Served::new(config, fabric, &starter.counters, &addresses);
         let protocols = served.protocols().into();
+        // MQTT by WebSocket is carried from one edge to the other as bytes.
+        let (tunnel, tunnelled) = mpsc::channel(CARRIED_MAX);
         if let Some(listener) = sockets.http {
-            starter.http(listener, served)?;
+            let tunnel = addresses.has_mqtt().then_some(tunnel);
+            starter.http(listener, served, tunnel)?;
         }
         let (calls, carried) = mpsc::channel(CALLS_MAX);
         let tls_of = |what, protocols: &[&[u8]]| match &tls {
@@ -99,6 +105,18 @@ impl Edges {
         if let Some(socket) = sockets.quic {
             starter.quic(socket, tls_of("QUIC", &[])?, calls);
         }
+        if addresses.has_mqtt() {
+            let mqtt_tls = match sockets.mqtt_tls {
+                Some(listener) => Some((listener, tls_of("MQTT", &[])?)),
+                None => None,
+            };
+            let listeners = mqtt::Listeners {
+                plain: sockets.mqtt,
+                tls: mqtt_tls,
+                carried: Some(tunnelled),
+            };
+            starter.mqtt(listeners);
+        }
         starter.webhook();
         Ok(Self {
             addresses,
@@ -116,10 +134,18 @@ impl Edges {
             grpc,
             grpc_tls,
             quic,
+            mqtt,
+            mqtt_tls,
         } = self.addresses;
-        [("http", http), ("grpc", grpc), ("grpc-tls", grpc_tls), ("quic", quic)]
-            .into_iter()
-            .filter_map(|(name, address)| Some((name, address?)))
+        let all = [
+            ("http", http),
+            ("grpc", grpc),
+            ("grpc-tls", grpc_tls),
+            ("quic", quic),
+            ("mqtt", mqtt),
+            ("mqtts", mqtt_tls),
+        ];
+        all.into_iter().filter_map(|(name, address)| Some((name, address?)))
     }
 
     /// The certificate's fingerprint, where a listener shows one.
@@ -173,6 +199,8 @@ fn addresses(sockets: &Sockets) -> io::Result<Addresses> {
         grpc: tcp(&sockets.grpc)?,
         grpc_tls: tcp(&sockets.grpc_tls)?,
         quic: sockets.quic.as_ref().map(UdpSocket::local_addr).transpose()?,
+        mqtt: tcp(&sockets.mqtt)?,
+        mqtt_tls: tcp(&sockets.mqtt_tls)?,
     })
 }
 
@@ -191,7 +219,12 @@ fn tls_failure(what: &str, error: &TlsError) -> Failure {
 
 impl Starter<'_> {
     /// HTTP and, on the same listener, WebSocket.
-    fn http(&mut self, listener: TcpListener, served: Served) -> Result<(), Failure> {
+    fn http(
+        &mut self,
+        listener: TcpListener,
+        served: Served,
+        tunnel: Option<mpsc::Sender<Calls>>,
+    ) -> Result<(), Failure> {
         let mut settings = self.config.http.settings.clone();
         if self.config.node.insecure {
             // Other machines know this one by names of their own.
@@ -212,7 +245,7 @@ impl Starter<'_> {
             metrics: self.metrics(),
             counters: Arc::clone(&self.counters.http),
         };
-        let mounts = self.websocket(&settings).map_err(wrong)?;
+        let mounts = self.websocket(&settings, tunnel).map_err(wrong)?;
         let router = http::router(services, settings.clone(), mounts).map_err(wrong)?;
         let (stop, counters) = (self.stop.clone(), Arc::clone(&self.counters.http));
         let patience = self.config.node.drain_timeout();
@@ -222,21 +255,42 @@ impl Starter<'_> {
         Ok(())
     }
 
-    fn websocket(&self, http: &http::Config) -> Result<Vec<http::Mount>, String> {
-        if !self.config.websocket.enabled {
-            return Ok(Vec::new());
-        }
-        let router: Router = websocket::router(
-            self.fabric.clone(),
-            self.config.websocket.settings.clone(),
-            Arc::new(DevelopmentMode),
-            Arc::new(Origins::new(&http.origins)?),
-            Arc::clone(&self.counters.websocket),
-        );
-        Ok(vec![http::Mount {
+    fn websocket(&self, http: &http::Config, tunnel: Option<mpsc::Sender<Calls>>) -> Result<Vec<http::Mount>, String> {
+        let mount = |router: Router| http::Mount {
             routes: router.with_state(()),
             ..http::Mount::default()
-        }])
+        };
+        let (mut mounts, origins) = (Vec::new(), Arc::new(Origins::new(&http.origins)?));
+        if self.config.websocket.enabled {
+            mounts.push(mount(websocket::router(
+                self.fabric.clone(),
+                self.config.websocket.settings.clone(),
+                Arc::new(DevelopmentMode),
+                Arc::clone(&origins),
+                Arc::clone(&self.counters.websocket),
+            )));
+        }
+        if let Some(tunnel) = tunnel {
+            mounts.push(mount(websocket::tunnel("/mqtt", "mqtt", tunnel, origins)));
+        }
+        Ok(mounts)
+    }
+
+    fn mqtt(&mut self, listeners: mqtt::Listeners) {
+        let door = mqtt::Door {
+            fabric: self.fabric.clone(),
+            authenticator: Arc::new(DevelopmentMode),
+            counters: Arc::clone(&self.counters.mqtt),
+        };
+        let (settings, stop) = (self.config.mqtt.settings.clone(), self.stop.clone());
+        let (patience, failed) = (self.config.node.drain_timeout(), self.failed.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = mqtt::serve(listeners, door, settings, stop, patience).await {
+                let failure = Failure::new(Exit::Software, "the MQTT edge could not start", error, "see the log");
+                // Full: another failure ends the node already.
+                let _second = failed.try_send(failure);
+            }
+        });
     }
 
     fn quic(&mut self, socket: UdpSocket, tls: Arc<rustls::ServerConfig>, calls: mpsc::Sender<Calls>) {

@@ -18,16 +18,18 @@ pub(super) struct EdgeCounters {
     pub websocket: Arc<Counters>,
     pub grpc: Arc<Counters>,
     pub quic: Arc<Counters>,
+    pub mqtt: Arc<Counters>,
     pub webhook: Arc<Counters>,
 }
 
 impl EdgeCounters {
-    pub fn all(&self) -> [(Protocol, &Counters); 5] {
+    pub fn all(&self) -> [(Protocol, &Counters); 6] {
         [
             (Protocol::Http, &self.http),
             (Protocol::WebSocket, &self.websocket),
             (Protocol::Grpc, &self.grpc),
             (Protocol::Quic, &self.quic),
+            (Protocol::Mqtt, &self.mqtt),
             (Protocol::Webhook, &self.webhook),
         ]
     }
@@ -40,6 +42,15 @@ pub(super) struct Addresses {
     pub grpc: Option<SocketAddr>,
     pub grpc_tls: Option<SocketAddr>,
     pub quic: Option<SocketAddr>,
+    pub mqtt: Option<SocketAddr>,
+    pub mqtt_tls: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// True where MQTT is served at all: then it is by WebSocket too.
+    pub fn has_mqtt(&self) -> bool {
+        self.mqtt.or(self.mqtt_tls).is_some()
+    }
 }
 
 /// The protocols of this node.
@@ -74,6 +85,7 @@ impl Served {
                 self.addresses.grpc.or(self.addresses.grpc_tls).is_some(),
             ),
             (Protocol::Quic, self.addresses.quic.is_some()),
+            (Protocol::Mqtt, self.addresses.has_mqtt()),
         ];
         served
             .into_iter()
@@ -88,7 +100,6 @@ impl Served {
             (Some(_), None) => Health::Healthy,
             (Some(_), Some(missing)) => Health::Unhealthy(missing),
         };
-        let exists = protocol != Protocol::Mqtt;
         let counters = self.counters.all().into_iter().find(|(known, _)| *known == protocol);
         ProtocolView {
             name: protocol.name().into(),
@@ -99,11 +110,16 @@ impl Served {
                 encryption: match protocol {
                     Protocol::Quic => true,
                     Protocol::Grpc => self.addresses.grpc_tls.is_some(),
+                    Protocol::Mqtt => self.addresses.mqtt_tls.is_some(),
                     _ => false,
                 },
-                compression: exists && (protocol != Protocol::WebSocket || self.websocket_compression),
-                streaming: exists,
-                qos_levels: if exists { vec![0, 1, 2] } else { Vec::new() },
+                compression: match protocol {
+                    Protocol::WebSocket => self.websocket_compression,
+                    Protocol::Mqtt => false,
+                    _ => true,
+                },
+                streaming: true,
+                qos_levels: vec![0, 1, 2],
                 max_message_size: self.message_bytes_max,
             },
             counters: counters.map(|(_, counters)| counters.snapshot()).unwrap_or_default(),
@@ -131,12 +147,14 @@ impl Protocols for Served {
         let plain = self.addresses.grpc.map(|address| format!("grpc://{address}"));
         let grpc = plain.or(self.addresses.grpc_tls.map(|address| format!("grpcs://{address}")));
         let quic = self.addresses.quic.map(|address| format!("weft://{address}"));
+        let plain = self.addresses.mqtt.map(|address| format!("mqtt://{address}"));
+        let mqtt = plain.or(self.addresses.mqtt_tls.map(|address| format!("mqtts://{address}")));
         vec![
             self.view(Protocol::Http, "1.1, 2", http),
             self.view(Protocol::WebSocket, "13", websocket),
             self.view(Protocol::Grpc, "weft.v1", grpc),
             self.view(Protocol::Quic, "weft/1", quic),
-            self.view(Protocol::Mqtt, "", None),
+            self.view(Protocol::Mqtt, "3.1.1, 5", mqtt),
         ]
     }
 }

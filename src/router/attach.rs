@@ -175,11 +175,31 @@ impl Fabric {
 
     fn open_queues(&self, agent: &Agent, core: &Arc<SessionCore>) {
         self.open_queue(core, &core.own_queue, core.own_queue_kind);
-        if core.takes_inbox {
-            for (queue, kind) in self.shared_queues(agent) {
-                self.open_queue(core, &queue, kind);
+        if core.takes_inbox() {
+            self.open_inbox_queues(agent, core);
+        }
+    }
+
+    fn open_inbox_queues(&self, agent: &Agent, core: &Arc<SessionCore>) {
+        for (queue, kind) in self.shared_queues(agent) {
+            self.open_queue(core, &queue, kind);
+        }
+        self.open_queue(core, &Address::agent(&core.agent), QueueKind::Inbox);
+    }
+
+    /// Opens the inbox in a live session, or closes it there; nothing where it is as wanted already.
+    pub(super) fn set_inbox(&self, agent: &Agent, core: &Arc<SessionCore>, inbox: Inbox) {
+        if !core.set_takes_inbox(inbox == Inbox::Open) {
+            return;
+        }
+        match inbox {
+            Inbox::Open => self.open_inbox_queues(agent, core),
+            Inbox::Closed => {
+                for (queue, _) in self.shared_queues(agent) {
+                    self.close_queue(core, &queue);
+                }
+                self.close_queue(core, &Address::agent(&core.agent));
             }
-            self.open_queue(core, &Address::agent(&core.agent), QueueKind::Inbox);
         }
     }
 

@@ -74,6 +74,10 @@ pub struct Config {
     pub sessions_max: usize,
     /// Topic subscriptions of one agent; above it subscribing is refused.
     pub subscriptions_per_agent_max: usize,
+    /// Retained messages of this node; above it a further topic's is refused (429), and at QoS 0 passed on without being retained.
+    pub retained_messages_max: usize,
+    /// Bytes of retained messages on this node, all of them in memory; as above.
+    pub retained_bytes_max: u64,
     /// Envelopes kept for debugging; 0: none.
     pub debug_envelopes: usize,
     /// Status questions by bare message id, a second.
@@ -95,8 +99,8 @@ impl Default for Config {
             ttl_max_ms: 30 * DAY_MS,
             inbox_messages_max: 100_000,
             inbox_bytes_max: 256 * MIB,
-            session_messages_max: 1_000,
-            session_bytes_max: 8 * MIB,
+            session_messages_max: 10_000,
+            session_bytes_max: 32 * MIB,
             parked_messages_max: 1_000,
             worker_frames_max: 65_536,
             worker_bytes_max: 64 * MIB as usize,
@@ -117,6 +121,8 @@ impl Default for Config {
             sessions_per_agent_max: 8,
             sessions_max: 100_000,
             subscriptions_per_agent_max: 1_024,
+            retained_messages_max: 100_000,
+            retained_bytes_max: 256 * MIB,
             debug_envelopes: 1_000,
             status_scans_per_second: 50,
         }

@@ -256,6 +256,20 @@ impl Directory {
         Some(agent)
     }
 
+    /// Forgets an agent that was only named: nothing but its name is lost, and that comes back with whoever names it again.
+    pub fn forget_named(&self, id: &AgentId) {
+        let mut ordered = self.ordered.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(ById(agent)) = ordered.get(id.as_str()) else {
+            return;
+        };
+        if agent.is_registered() || !agent.sessions().is_empty() || lock(&agent.groups).is_some() {
+            return;
+        }
+        ordered.remove(id.as_str());
+        self.agents.pin().remove(id.as_str());
+        self.unregistered.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Agents that were named but never registered, have no session, and were last in use before `before`.
     pub fn unused_since(&self, before: Timestamp) -> Vec<AgentId> {
         let ordered = self.ordered.read().unwrap_or_else(PoisonError::into_inner);

@@ -232,6 +232,12 @@ impl Fabric {
         })
     }
 
+    /// Whether a frame would get in, and when it would expire: what is asked of one that is to be retained.
+    pub(super) fn judge(&self, principal: &Principal, frame: &Frame, now: Timestamp) -> Result<Timestamp, FabricError> {
+        let judged = self.pass_door(principal, &frame.envelope, Bodies::of(frame), now);
+        judged.map(|(_, expires_at)| expires_at)
+    }
+
     /// Decides whether messages of one envelope get in, where they go and when they expire.
     fn pass_door(
         &self,
@@ -338,10 +344,10 @@ impl Fabric {
 
     fn route_to_topic(&self, hash: u64, name: &str) -> Result<Route, FabricError> {
         let topic = TopicName::new(name).map_err(|error| FabricError::invalid("to_topic", error.to_string()))?;
-        if name.starts_with('$') {
+        if is_reserved(name) {
             return Err(FabricError::invalid(
                 "to_topic",
-                "starts with `$`: those topics are the fabric's own",
+                "stands below `$SYS`, `$share` or `$weft`: those topics are the fabric's own",
             ));
         }
         let targets = self.0.directory.topics.matching(&topic).into();
@@ -384,6 +390,11 @@ impl Fabric {
             retention,
         })
     }
+}
+
+/// Topics that nobody publishes to.
+pub(super) fn is_reserved(topic: &str) -> bool {
+    matches!(topic.split('/').next(), Some("$SYS" | "$share" | "$weft"))
 }
 
 /// Equal keys go to one member, in order. A message without the key that the group names falls back on its sender.

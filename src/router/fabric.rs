@@ -64,6 +64,8 @@ pub(super) struct Inner {
     /// One change of an agent's own records at a time.
     pub changes: super::changes::Changes,
     pub durable_queues: super::subscriptions::DurableQueues,
+    pub records: super::records::Recorder,
+    pub retained: super::retained::Retained,
     draining: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     unattended: flume::Receiver<AgentId>,
@@ -105,6 +107,8 @@ impl Fabric {
             };
             threads.push(spawn_worker(context, limits.clone(), images, inbox)?);
         }
+        let records = super::records::Recorder::start(store.clone());
+        let retained = super::retained::Retained::load(&*store).await?;
         let inner = Inner {
             config,
             store,
@@ -116,6 +120,8 @@ impl Fabric {
             registry: Default::default(),
             changes: Default::default(),
             durable_queues: Default::default(),
+            records,
+            retained,
             draining: AtomicBool::new(false),
             threads: Mutex::new(threads),
             unattended,
@@ -632,6 +638,7 @@ async fn sweep(inner: std::sync::Weak<Inner>) {
         tokio::time::sleep(SWEEP_EVERY).await;
         let Some(inner) = inner.upgrade() else { return };
         let fabric = Fabric(inner);
+        fabric.forget_expired_retained();
         for agent in fabric.0.directory.unused_since(time::now() - UNREGISTERED_UNUSED) {
             if let Err(error) = fabric.remove_agent(&Principal::Anyone, &agent).await {
                 tracing::warn!(%agent, %error, "an unused agent could not be removed");

@@ -12,7 +12,7 @@ use super::{
     session::{Chunk, SessionCore},
     settling::nack_of,
     subscriptions::SubscriptionChange,
-    surface::{Delivery, DeliveryId, Goodbye, Piece, Refusal, SessionEvent, SessionId, Settled, Window},
+    surface::{Delivery, DeliveryId, Goodbye, Inbox, Piece, Refusal, SessionEvent, SessionId, Settled, Window},
     workers::{Command, Control},
 };
 use crate::{
@@ -128,6 +128,11 @@ impl SessionHandle {
     pub fn in_flight(&self) -> Window {
         let (messages, bytes) = self.0.core.credit.taken();
         Window { messages, bytes }
+    }
+
+    /// Begins or ends taking the agent's inbox (and what comes by its capabilities and one-of groups) in this session.
+    pub fn set_inbox(&self, inbox: Inbox) {
+        self.0.fabric.set_inbox(&self.0.agent, &self.0.core, inbox);
     }
 
     /// Adds topic subscriptions; of a durable queue they outlast the session, and are committed when this returns.

@@ -99,7 +99,7 @@ impl Fabric {
         };
         let wanted = self.shared_queues(&known);
         let sessions = known.sessions().clone();
-        for session in sessions.iter().filter(|session| session.takes_inbox) {
+        for session in sessions.iter().filter(|session| session.takes_inbox()) {
             let is_one_of = |queue: &Address| {
                 use crate::frame::AddressKind::{Any, Group};
                 matches!(queue.kind(), Any | Group)
@@ -143,6 +143,14 @@ impl Fabric {
             self.forget_durable_queue(&queue).await?;
         }
         self.remove_queue(&Address::agent(agent)).await
+    }
+
+    /// Forgets an agent that is not registered, in no group and without sessions and durable queues. What waits in its inbox stays, and
+    /// whoever names it makes it known again: for clients that come once, under a name that nobody uses afterwards.
+    pub fn forget_named(&self, agent: &AgentId) {
+        if self.durable_queues_of(agent).is_empty() {
+            self.0.directory.forget_named(agent);
+        }
     }
 
     /// Notes that an agent is alive; [`FabricError::UnknownAgent`] where it is not known at all.

@@ -71,11 +71,21 @@ pub enum Table {
     Groups,
     /// Durable topic subscriptions by session address and filter.
     Subscriptions,
+    /// What edges keep of sessions that outlive their connections; a key begins with the session's address.
+    Sessions,
+    /// Retained messages by topic.
+    Retained,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Agents, Self::Groups, Self::Subscriptions];
+    pub const ALL: [Self; 5] = [
+        Self::Agents,
+        Self::Groups,
+        Self::Subscriptions,
+        Self::Sessions,
+        Self::Retained,
+    ];
 }
 
 /// Keys and values of a table.

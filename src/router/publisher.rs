@@ -221,6 +221,15 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// Appends the answers that are there, without waiting.
+    pub fn try_next(&mut self, into: &mut Vec<Answer>) {
+        let before = into.len();
+        into.extend(self.receiver.try_iter());
+        if into.len() > before {
+            self.permits.add_permits(into.len() - before);
+        }
+    }
+
     /// Waits for answers and appends all that are there; false once the publisher is gone and every answer was given.
     pub async fn next(&mut self, into: &mut Vec<Answer>) -> bool {
         let Ok(first) = self.receiver.recv_async().await else {

@@ -8,7 +8,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -123,7 +123,7 @@ pub(super) struct SessionCore {
     /// The queue of its own: `agent:ID#TOKEN`.
     pub own_queue: Address,
     pub own_queue_kind: QueueKind,
-    pub takes_inbox: bool,
+    takes_inbox: AtomicBool,
     lane: queue::Sender<Chunk>,
     holdings: Mutex<Holdings>,
     goodbye: AtomicU8,
@@ -167,12 +167,22 @@ impl SessionCore {
             visibility_timeout: new.visibility_timeout,
             own_queue: new.own_queue,
             own_queue_kind: new.own_queue_kind,
-            takes_inbox: new.takes_inbox,
+            takes_inbox: AtomicBool::new(new.takes_inbox),
             lane,
             holdings: Mutex::default(),
             goodbye: AtomicU8::new(0),
         };
         (Arc::new(core), receiver)
+    }
+
+    /// Whether it takes the agent's inbox, and what comes by its capabilities and one-of groups.
+    pub fn takes_inbox(&self) -> bool {
+        self.takes_inbox.load(Ordering::Acquire)
+    }
+
+    /// Notes a change of that; false where nothing changes.
+    pub fn set_takes_inbox(&self, takes: bool) -> bool {
+        self.takes_inbox.swap(takes, Ordering::AcqRel) != takes
     }
 
     pub fn consumer(&self) -> Consumer {

@@ -477,6 +477,8 @@ pub(super) fn records_are_kept_by_table_and_scanned_in_order<S: Subject>() {
         put(Table::Agents, "b", b"1"),
         put(Table::Agents, "a", b"2"),
         put(Table::Groups, "a", b"3"),
+        put(Table::Sessions, "a", b"4"),
+        put(Table::Retained, "a", b"5"),
     ];
     wait(store.write_records(ops)).unwrap();
     let delete = RecordOp::Delete {
@@ -496,6 +498,8 @@ pub(super) fn records_are_kept_by_table_and_scanned_in_order<S: Subject>() {
         );
         assert_eq!(wait(store.scan_records(Table::Groups)), Ok(vec![row("a", b"3")]));
         assert_eq!(wait(store.scan_records(Table::Subscriptions)), Ok(vec![]));
+        assert_eq!(wait(store.scan_records(Table::Sessions)), Ok(vec![row("a", b"4")]));
+        assert_eq!(wait(store.scan_records(Table::Retained)), Ok(vec![row("a", b"5")]));
     };
     check(&*store);
     drop(store);

@@ -167,6 +167,8 @@ fn table_number(table: Table) -> u8 {
         Table::Agents => 0,
         Table::Groups => 1,
         Table::Subscriptions => 2,
+        Table::Sessions => 3,
+        Table::Retained => 4,
     }
 }
 

@@ -37,6 +37,8 @@ const DEFLATED_TEXT_TO_BINARY: u8 = 0x40 | 0x01 | 0x02;
 pub(super) enum Incoming {
     /// A whole text message, inflated and known to be UTF-8.
     Text(Bytes),
+    /// A whole binary message, of a decoder that takes those.
+    Binary(Bytes),
     /// Answered already.
     Ping,
     Pong,
@@ -49,8 +51,8 @@ pub(super) enum Incoming {
 pub(super) enum Violation {
     /// Not RFC 6455 (close code 1002).
     Protocol(&'static str),
-    /// A binary message (1003): the subprotocol is JSON in text frames.
-    Binary,
+    /// A binary message where the subprotocol has text, or the other way (1003).
+    WrongKind,
     /// Text that is not UTF-8 (1007).
     NotUtf8,
     /// A message over the limit (1009).
@@ -61,7 +63,7 @@ impl Violation {
     pub(super) const fn close_code(self) -> CloseCode {
         match self {
             Self::Protocol(_) => CloseCode::Protocol,
-            Self::Binary => CloseCode::Unsupported,
+            Self::WrongKind => CloseCode::Unsupported,
             Self::NotUtf8 => CloseCode::Invalid,
             Self::TooLarge => CloseCode::Size,
         }
@@ -71,7 +73,7 @@ impl Violation {
     pub(super) const fn detail(self) -> &'static str {
         match self {
             Self::Protocol(detail) => detail,
-            Self::Binary => "binary messages are not part of weft.v1.json; send text",
+            Self::WrongKind => "the subprotocol has text or binary messages, and this was one of the other kind",
             Self::NotUtf8 => "the text is not UTF-8",
             Self::TooLarge => "the message is larger than this node takes",
         }
@@ -129,7 +131,15 @@ struct Partial {
 pub(super) struct Decoder {
     message_bytes_max: usize,
     compression: Compression,
+    takes: Kind,
     partial: Option<Partial>,
+}
+
+/// What kind of messages a subprotocol has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Binary,
 }
 
 impl Decoder {
@@ -138,7 +148,16 @@ impl Decoder {
         Self {
             message_bytes_max,
             compression,
+            takes: Kind::Text,
             partial: None,
+        }
+    }
+
+    /// One that takes binary messages, as they were sent.
+    pub(super) fn binary(message_bytes_max: usize) -> Self {
+        Self {
+            takes: Kind::Binary,
+            ..Self::new(message_bytes_max, Compression::Off)
         }
     }
 
@@ -182,7 +201,8 @@ impl Decoder {
                 return Err(Violation::Protocol("a control frame carries at most 125 bytes"));
             }
             OpCode::Control(_) => {}
-            OpCode::Data(Data::Binary) => return Err(Violation::Binary),
+            OpCode::Data(Data::Binary) if self.takes == Kind::Text => return Err(Violation::WrongKind),
+            OpCode::Data(Data::Text) if self.takes == Kind::Binary => return Err(Violation::WrongKind),
             OpCode::Data(_) => self.judge_fragment(payload_bytes)?,
         }
         let may_be_deflated = self.compression == Compression::Deflate && header.opcode == OpCode::Data(Data::Text);
@@ -239,9 +259,10 @@ impl Decoder {
             Err(error) => return Err(error.into()),
         };
         let incoming = match message {
-            Message::Text(text) => Incoming::Text(text.into()),
+            Message::Text(text) if self.takes == Kind::Text => Incoming::Text(text.into()),
             Message::Binary(deflated) if partial.is_deflated => self.inflated(&deflated)?,
-            Message::Binary(_) | Message::Frame(_) => return Err(Violation::Binary),
+            Message::Binary(bytes) if self.takes == Kind::Binary => Incoming::Binary(bytes),
+            Message::Text(_) | Message::Binary(_) | Message::Frame(_) => return Err(Violation::WrongKind),
             Message::Pong(_) => Incoming::Pong,
             Message::Ping(_) => {
                 partial.context.flush(&mut pipe)?;
@@ -331,6 +352,15 @@ pub(super) fn encode_text(text: &[u8], compression: Compression, into: &mut Vec<
     if !header.rsv1 {
         encode_frame(&header, text, into);
     }
+}
+
+/// Appends a binary message in one frame.
+pub(super) fn encode_binary(bytes: &[u8], into: &mut Vec<u8>) {
+    let header = FrameHeader {
+        opcode: OpCode::Data(Data::Binary),
+        ..FrameHeader::default()
+    };
+    encode_frame(&header, bytes, into);
 }
 
 pub(super) fn encode_ping(into: &mut Vec<u8>) {

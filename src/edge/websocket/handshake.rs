@@ -22,6 +22,7 @@ use crate::{
         auth::proven_agent,
         counters::Counters,
         json::{EdgeError, FieldError, Place, Problem},
+        origin::Origins,
     },
     frame::AgentId,
     router::{
@@ -58,7 +59,7 @@ pub(super) async fn upgrade(edge: &Arc<Edge>, request: Request) -> Response {
 
 async fn accept(edge: &Arc<Edge>, request: Request) -> Result<Response, Problem> {
     let (parts, _body) = request.into_parts();
-    check_origin(edge, &parts)?;
+    check_origin(&edge.origins, &parts)?;
     let principal = edge.authenticator.principal(&parts)?;
     let mut request = http::Request::from_parts(parts, ());
     let agreed = negotiate(edge, &mut request)?;
@@ -143,10 +144,10 @@ impl Drop for Open {
 
 // --- what is judged ----------------------------------------------------------------------------------------------
 
-fn check_origin(edge: &Edge, parts: &Parts) -> Result<(), EdgeError> {
+pub(super) fn check_origin(origins: &Origins, parts: &Parts) -> Result<(), EdgeError> {
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| parts.uri.authority().map(Authority::as_str));
-    if edge.origins.check(&parts.headers, host).is_allowed() {
+    if origins.check(&parts.headers, host).is_allowed() {
         return Ok(());
     }
     let origin = parts.headers.get(header::ORIGIN);
@@ -157,21 +158,41 @@ fn check_origin(edge: &Edge, parts: &Parts) -> Result<(), EdgeError> {
     })
 }
 
-/// The handshake itself is tungstenite's; the subprotocol and the extension are judged here.
-fn negotiate(edge: &Edge, request: &mut http::Request<()>) -> Result<Agreed, Problem> {
+/// Whether a client must offer the subprotocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// One that asks for none gets the only one.
+    Optional,
+    Required,
+}
+
+/// The handshake itself is tungstenite's; the subprotocol is judged here.
+pub(super) fn shake(
+    request: &mut http::Request<()>,
+    subprotocol: &'static str,
+    offer: Offer,
+) -> Result<(Response, OnUpgrade), Problem> {
     // HTTP/2 opens WebSockets in another way (RFC 8441).
     if request.version() != Version::HTTP_11 {
         return Err(EdgeError::UpgradeRequired.into());
     }
     let mut response = create_response_with_body(request, Body::empty).map_err(|error| not_a_handshake(&error))?;
-    // A client that asks for no subprotocol gets the only one; one that asks for others must not be answered in this one.
-    if request.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL)
-        && !has_token(request.headers(), header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
-    {
-        return Err(wrong_header("Sec-WebSocket-Protocol", "does not offer `weft.v1.json`"));
+    // One that asks for others must not be answered in this one.
+    let asks = offer == Offer::Required || request.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+    if asks && !has_token(request.headers(), header::SEC_WEBSOCKET_PROTOCOL, subprotocol) {
+        let detail = format!("does not offer `{subprotocol}`");
+        return Err(wrong_header("Sec-WebSocket-Protocol", &detail));
     }
     let answer = response.headers_mut();
-    answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    Ok((response, on_upgrade.ok_or(EdgeError::UpgradeRequired)?))
+}
+
+/// [`shake`], and the extension.
+fn negotiate(edge: &Edge, request: &mut http::Request<()>) -> Result<Agreed, Problem> {
+    let (mut response, on_upgrade) = shake(request, SUBPROTOCOL, Offer::Optional)?;
+    let answer = response.headers_mut();
     let extension = match edge.config.compression {
         true => {
             let offers = request.headers().get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
@@ -187,10 +208,6 @@ fn negotiate(edge: &Edge, request: &mut http::Request<()>) -> Result<Agreed, Pro
         }
         None => Compression::Off,
     };
-    let on_upgrade = request
-        .extensions_mut()
-        .remove::<OnUpgrade>()
-        .ok_or(EdgeError::UpgradeRequired)?;
     Ok(Agreed {
         response,
         on_upgrade,
@@ -250,7 +267,7 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
 
 // --- what is answered --------------------------------------------------------------------------------------------
 
-fn refused(problem: &Problem) -> Response {
+pub(super) fn refused(problem: &Problem) -> Response {
     let mut response = Response::new(Body::from(problem.to_json()));
     *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();

@@ -12,6 +12,7 @@ mod operation;
 mod outbox;
 mod session;
 mod socket;
+mod tunnel;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +22,8 @@ use tokio::sync::Semaphore;
 
 use super::{auth::Authenticator, counters::Counters, origin::Origins};
 use crate::router::Fabric;
+
+pub use tunnel::tunnel;
 
 /// The subprotocol that this edge speaks.
 pub const SUBPROTOCOL: &str = "weft.v1.json";

@@ -255,7 +255,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Session<I> {
         while !self.is_held_back() {
             match self.socket.next()? {
                 Some(Incoming::Text(text)) => self.operate(&text),
-                Some(Incoming::Ping | Incoming::Pong) => {}
+                // Binary messages are refused before they are whole.
+                Some(Incoming::Binary(_) | Incoming::Ping | Incoming::Pong) => {}
                 Some(Incoming::Close) => return Err(End::Client),
                 None => {
                     let is_arriving = self.socket.is_mid_message();

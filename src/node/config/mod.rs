@@ -29,7 +29,7 @@ pub use gather::{Gathered, Inputs, gather};
 pub use listen::Listen;
 
 use crate::{
-    edge::{grpc, http, quic, tls, webhook, websocket},
+    edge::{grpc, http, mqtt, quic, tls, webhook, websocket},
     node::telemetry,
     router,
     store::embedded,
@@ -187,8 +187,8 @@ listening!(
     Quic, Listen::loopback(4433), quic::Config
 );
 listening!(
-    /// MQTT; not in this build yet.
-    Mqtt, Listen::Off
+    /// MQTT 3.1.1 and 5; by WebSocket at `/mqtt` of HTTP's listener too, wherever one of its own is on.
+    Mqtt, Listen::Off, mqtt::Config, tls
 );
 
 /// WebSocket, which shares HTTP's listener.

@@ -19,6 +19,8 @@ enum Meaning {
     Seconds(&'static str),
     /// Switches a protocol: false takes its listener away, true says what is the case anyway.
     Listener(&'static str),
+    /// Switches a protocol whose listener is off by default: true puts it here.
+    Switch(&'static str, &'static str),
     /// Must not be true: this feature does not exist yet.
     MissingSwitch(&'static str),
     /// Says more about a feature that is refused elsewhere when it is switched on.
@@ -27,7 +29,7 @@ enum Meaning {
     Missing(&'static str),
 }
 
-use Meaning::{Detail, Is, Listener, Missing, MissingSwitch, Seconds};
+use Meaning::{Detail, Is, Listener, Missing, MissingSwitch, Seconds, Switch};
 
 /// Every key below `protocols` that users of this stack know, but for those of custom protocols.
 const KEYS: [(&str, Meaning); 22] = [
@@ -61,7 +63,7 @@ const KEYS: [(&str, Meaning); 22] = [
     ),
     ("http.security.certificate_path", Detail),
     ("http.security.key_path", Detail),
-    ("mqtt.enabled", MissingSwitch("MQTT")),
+    ("mqtt.enabled", Switch("mqtt.listen", "127.0.0.1:1883")),
     ("mqtt.broker_url", Detail),
     ("mqtt.client_id", Detail),
     ("mqtt.keepalive", Detail),
@@ -160,6 +162,7 @@ impl Section<'_> {
                 )),
             },
             Listener(key) if !switch()? => setting(key, Change::Text("off".into())),
+            Switch(key, on) => setting(key, Change::Text(if switch()? { on } else { "off" }.into())),
             MissingSwitch(what) if switch()? => Err(self.missing(path, what)),
             Listener(_) | MissingSwitch(_) | Detail => Ok(None),
             Missing(what) => Err(self.missing(path, what)),
@@ -218,7 +221,7 @@ mod tests {
     #[test]
     fn every_key_that_stands_for_a_setting_names_one_that_exists() {
         for (path, meaning) in KEYS {
-            if let Is(key) | Seconds(key) | Listener(key) = meaning {
+            if let Is(key) | Seconds(key) | Listener(key) | Switch(key, _) = meaning {
                 assert!(known_keys().contains(key), "{path}: {key}");
             }
         }

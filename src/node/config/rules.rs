@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::{
     Config,
-    listen::Listen,
     setting::{DEFAULT, Problem, Source},
 };
 use crate::frame::limits;
@@ -20,18 +19,13 @@ pub fn check(config: &Config, sources: &BTreeMap<String, Source>, problems: &mut
         let source = sources.get(key).unwrap_or(&DEFAULT);
         problems.push(Problem::new(format!("{source}: {key}"), message, fix));
     };
-    if config.mqtt.listen != Listen::Off {
-        broken(
-            "mqtt.listen",
-            format!("is {}, but this protocol is not in this build yet", config.mqtt.listen),
-            "use `off`",
-        );
-    }
     for (key, listen) in [
         ("http.listen", &config.http.listen),
         ("grpc.listen", &config.grpc.listen),
         ("grpc.tls_listen", &config.grpc.tls_listen),
         ("quic.listen", &config.quic.listen),
+        ("mqtt.listen", &config.mqtt.listen),
+        ("mqtt.tls_listen", &config.mqtt.tls_listen),
     ] {
         if !listen.is_local() && !config.node.insecure {
             broken(

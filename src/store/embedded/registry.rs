@@ -31,6 +31,8 @@ fn definition(table: Table) -> TableDefinition<'static, &'static str, &'static [
         Table::Agents => "agents",
         Table::Groups => "groups",
         Table::Subscriptions => "subscriptions",
+        Table::Sessions => "sessions",
+        Table::Retained => "retained",
     })
 }
 
@@ -206,7 +208,13 @@ impl Registry {
     fn scan(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
         let read = self.database.begin_read()?;
         let mut rows = Vec::new();
-        for row in read.open_table(definition(table))?.iter()? {
+        let records = match read.open_table(definition(table)) {
+            Ok(records) => records,
+            // The registry is older than this table, and nothing was written to it yet.
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(rows),
+            Err(error) => return Err(error.into()),
+        };
+        for row in records.iter()? {
             let (key, value) = row?;
             rows.push((key.value().to_owned(), value.value().to_owned()));
         }

@@ -1,0 +1,489 @@
+//! What the machine wants done, done: in its order, by the router's door.
+//!
+//! A connection does one thing at a time. What it waits for here (a commit of records, room at a worker) holds up that connection alone,
+//! and what comes meanwhile is taken together afterwards. Start at [`Connection::act`].
+
+use std::{collections::VecDeque, mem, sync::atomic::Ordering::Relaxed};
+
+use super::{
+    book::Slot,
+    connection::Connection,
+    outcome,
+    sys::{self, PREFIX},
+};
+use crate::{
+    edge::{
+        auth::{principal_of_token, proven_agent},
+        counters::Counters,
+    },
+    frame::{AgentId, Frame, Run, TopicFilter, TopicName},
+    mqtt::{self, Action, Change, Delivery, Encoder, End, Key, Packet, Publish, Reason, Source, Ticket, Wanted},
+    router::{
+        Answers, Fabric, Publisher, SessionHandle, SessionReceiver,
+        error::FabricError,
+        retained::Recording,
+        surface::{
+            self, Answer, Attach, DeliveryId, Inbox, Lease, Piece, Principal, Protocol, Refusal, Sending, SessionQueue,
+            Window,
+        },
+    },
+    time::Timestamp,
+};
+
+/// Retained messages that are looked up at once, and that may wait for a client's window.
+const RETAINED_AT_ONCE: usize = 64;
+
+/// What a connection has once its client is known.
+pub(super) struct Attached {
+    /// The receiver is dropped first: whoever takes the session over finds the queue free.
+    pub receiver: SessionReceiver,
+    handle: SessionHandle,
+    /// Made when the client first publishes.
+    pub publishing: Option<Box<Publishing>>,
+    pub delivered: Vec<Piece>,
+    principal: Principal,
+    /// Retained messages that are still to be sent: under this filter, those behind this topic.
+    retained: VecDeque<(TopicFilter, Option<TopicName>)>,
+    pub slot: Slot,
+}
+
+/// A client's way into the fabric.
+pub(super) struct Publishing {
+    publisher: Publisher,
+    pub answers: Answers,
+    pub answered: Vec<Answer>,
+    batch: Vec<Sending>,
+}
+
+impl Attached {
+    /// Puts a message to those that are handed in together.
+    fn push(&mut self, fabric: &Fabric, sending: Sending) {
+        let publishing = self.publishing.get_or_insert_with(|| {
+            let (publisher, answers) = fabric.publisher(self.principal.clone(), Protocol::Mqtt);
+            Box::new(Publishing {
+                publisher,
+                answers,
+                answered: Vec::new(),
+                batch: Vec::new(),
+            })
+        });
+        publishing.batch.push(sending);
+    }
+}
+
+/// What one round gathers, to be done together.
+#[derive(Default)]
+struct Round {
+    saves: Vec<(Ticket, Change)>,
+    settles: Vec<DeliveryId>,
+    releases: Vec<DeliveryId>,
+    recordings: Vec<(Option<Ticket>, Recording)>,
+}
+
+/// A delivery as the machine takes it.
+pub(super) fn delivery(delivery: surface::Delivery) -> Delivery {
+    Delivery {
+        key: delivery.id.map(|id| Key {
+            shard: id.shard,
+            seq: id.seq,
+            lease: id.lease.0,
+        }),
+        frame: delivery.frame,
+        queue: delivery.queue,
+        source: Source::Live,
+    }
+}
+
+fn delivery_id(key: Key) -> DeliveryId {
+    DeliveryId {
+        shard: key.shard,
+        seq: key.seq,
+        lease: Lease(key.lease),
+    }
+}
+
+impl Connection {
+    /// Carries out the actions that are there; what follows from them is there afterwards.
+    pub async fn act(&mut self, now: Timestamp) {
+        let mut actions = mem::take(&mut self.actions);
+        let mut round = Round::default();
+        for action in actions.drain(..) {
+            match action {
+                Action::Send(packet) => self.send(&packet),
+                Action::Attach(attach) => {
+                    let attached = Box::pin(self.attach(&attach)).await;
+                    self.machine.handle_attached(attached, now, &mut self.actions);
+                }
+                Action::Publish { ticket, frame, retain } => self.publish(ticket, frame, retain, now, &mut round),
+                Action::PublishRun(run) => {
+                    if let Some(attached) = &mut self.attached {
+                        attached.push(&self.edge.door.fabric, Sending::Pass(None, run));
+                    }
+                }
+                Action::SendRun(publish, run) => self.send_run(&publish, &run),
+                Action::Save { ticket, change } => round.saves.push((ticket, change)),
+                Action::Settle(key) => round.settles.push(delivery_id(key)),
+                Action::Release(key) => round.releases.push(delivery_id(key)),
+                Action::Subscribe { ticket, wanted } => {
+                    self.publish_batch().await;
+                    let answers = Box::pin(self.subscribe(wanted)).await;
+                    self.machine.handle_subscribed(ticket, &answers, &mut self.actions);
+                }
+                Action::Unsubscribe { ticket, filters } => {
+                    self.publish_batch().await;
+                    let answer = Box::pin(self.unsubscribe(filters)).await;
+                    self.machine.handle_unsubscribed(ticket, answer, now, &mut self.actions);
+                }
+                Action::SendRetained(filters) => self.begin_retained(filters, now),
+                Action::Close(reason) => {
+                    self.is_closing = true;
+                    if reason.is_failure() {
+                        Counters::add(&self.edge.door.counters.errors, 1);
+                        tracing::debug!(peer = %self.peer, %reason, "an MQTT connection is closed");
+                    }
+                }
+                Action::End(end) => {
+                    self.publish_batch().await;
+                    self.settle(&mut round).await;
+                    self.record(mem::take(&mut round), now).await;
+                    Box::pin(self.end(*end)).await;
+                }
+            }
+        }
+        // The vector is kept while there is more to do.
+        if self.actions.is_empty() && actions.capacity() <= 64 {
+            self.actions = actions;
+        }
+        self.publish_batch().await;
+        self.settle(&mut round).await;
+        self.record(round, now).await;
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        let version = self.machine.version();
+        let encoder = self.encoder.get_or_insert_with(|| Encoder::new(version, None));
+        match encoder.encode(packet, &mut self.wire.output) {
+            Ok(()) => {
+                Counters::add(&self.edge.door.counters.messages_out, 1);
+                if matches!(packet, Packet::Publish(_)) {
+                    self.edge.publishes_out.fetch_add(1, Relaxed);
+                }
+            }
+            Err(error) => tracing::debug!(peer = %self.peer, %error, "a packet was not sent"),
+        }
+    }
+
+    fn send_run(&mut self, publish: &Publish, run: &Run) {
+        let Some(encoder) = &mut self.encoder else { return };
+        match encoder.encode_run(publish, run, &mut self.wire.output) {
+            Ok(()) => {
+                Counters::add(&self.edge.door.counters.messages_out, run.frames());
+                self.edge.publishes_out.fetch_add(run.frames() as u64, Relaxed);
+            }
+            Err(error) => tracing::debug!(peer = %self.peer, %error, "packets were not sent"),
+        }
+    }
+
+    // --- attaching ---------------------------------------------------------------------------------------------------
+
+    async fn attach(&mut self, wanted: &mqtt::Attach) -> Result<mqtt::Attached, Reason> {
+        let refusal = |error: FabricError| {
+            tracing::debug!(client = wanted.client_id, %error, "an MQTT client is not let in");
+            outcome::refusal(&error)
+        };
+        let password = wanted.password.as_deref().unwrap_or_default();
+        let token = std::str::from_utf8(password).map_err(|_| Reason::BAD_CREDENTIALS)?;
+        let principal = match principal_of_token(&*self.edge.door.authenticator, token) {
+            Ok(principal) => principal,
+            Err(_) => return Err(Reason::BAD_CREDENTIALS),
+        };
+        let agent = proven_agent(&principal).unwrap_or(&wanted.anonymous).clone();
+        let book = &self.edge.book;
+        let slot = book.claim(&agent, &wanted.client_id).await.map_err(refusal)?;
+        let kept = book.resume(&slot, wanted.clean_start).await.map_err(refusal)?;
+        if kept.is_some() && wanted.session_expiry_s == 0 {
+            // It ends with this connection, also where the node does.
+            let opened = Change::Opened {
+                client_id: wanted.client_id.clone(),
+                session_expiry_s: 0,
+                will: None,
+            };
+            book.save(&slot, vec![opened]).await.map_err(refusal)?;
+        }
+        let has_inbox = |saved: &mqtt::Saved| saved.subscriptions.iter().any(|known| known.text == mqtt::INBOX_FILTER);
+        let wish = Attach {
+            agent: agent.clone(),
+            protocol: Protocol::Mqtt,
+            inbox: match &kept {
+                Some((saved, _)) if has_inbox(saved) => Inbox::Open,
+                _ => Inbox::Closed,
+            },
+            queue: match kept.is_some() || wanted.session_expiry_s > 0 {
+                true => SessionQueue::Durable(slot.token().to_owned()),
+                false => SessionQueue::Ephemeral,
+            },
+            window: Window::DEFAULT,
+            visibility_timeout: None,
+        };
+        let fabric = &self.edge.door.fabric;
+        let (handle, receiver) = fabric.attach(&principal, wish).await.map_err(refusal)?;
+        self.attached = Some(Box::new(Attached {
+            receiver,
+            handle,
+            publishing: None,
+            delivered: Vec::new(),
+            principal,
+            retained: VecDeque::new(),
+            slot,
+        }));
+        let (saved, in_flight) = kept.map_or((None, Vec::new()), |(saved, in_flight)| (Some(saved), in_flight));
+        if saved
+            .as_ref()
+            .is_some_and(|saved| saved.subscriptions.iter().any(|known| is_sys(&known.text)))
+        {
+            self.sys = Some(self.edge.sys.rounds());
+        }
+        Ok(mqtt::Attached {
+            agent,
+            nonce: self.edge.book.number(),
+            saved,
+            in_flight,
+        })
+    }
+
+    async fn end(&mut self, end: End) {
+        let Some(attached) = self.attached.take() else { return };
+        let Attached {
+            mut receiver,
+            handle,
+            mut delivered,
+            slot,
+            ..
+        } = *attached;
+        // What the client has not got goes back at once, and not to this session.
+        handle.set_window(Window::CLOSED);
+        receiver.try_next_pieces(&mut delivered, usize::MAX);
+        let taken = delivered.iter().filter_map(|piece| match piece {
+            Piece::One(delivery) => delivery.id,
+            Piece::Run { .. } => None,
+        });
+        let unsettled: Vec<_> = end.unsettled.iter().copied().map(delivery_id).chain(taken).collect();
+        if !unsettled.is_empty() {
+            handle.nack(&unsettled, Refusal::Release).await;
+        }
+        drop(receiver);
+        drop(handle);
+        self.edge.book.end(&slot, end).await;
+    }
+
+    // --- publishing --------------------------------------------------------------------------------------------------
+
+    fn publish(&mut self, ticket: Option<Ticket>, frame: Frame, retain: bool, now: Timestamp, round: &mut Round) {
+        let Some(attached) = &mut self.attached else { return };
+        if retain {
+            match self.edge.door.fabric.retain(&attached.principal, &frame) {
+                Ok(recording) => round.recordings.push((ticket, recording)),
+                // Without its retained copy a message with an answer is not taken; one without is passed on.
+                Err(error) => {
+                    if let Some(ticket) = ticket {
+                        let outcome = outcome::outcome(&Err(error));
+                        return self.machine.handle_published(ticket, outcome, now, &mut self.actions);
+                    }
+                }
+            }
+        }
+        let sending = Sending::one(ticket.map_or(0, |ticket| ticket.0), frame, ticket.is_some());
+        attached.push(&self.edge.door.fabric, sending);
+    }
+
+    async fn publish_batch(&mut self) {
+        if let Some(attached) = &mut self.attached
+            && let Some(publishing) = &mut attached.publishing
+            && !publishing.batch.is_empty()
+        {
+            publishing.publisher.publish(&mut publishing.batch).await;
+        }
+    }
+
+    // --- settling and saving -----------------------------------------------------------------------------------------
+
+    async fn settle(&mut self, round: &mut Round) {
+        let Some(attached) = &self.attached else { return };
+        if !round.releases.is_empty() {
+            let releases = mem::take(&mut round.releases);
+            attached.handle.nack(&releases, Refusal::Release).await;
+        }
+        if round.settles.is_empty() {
+            return;
+        }
+        let settles = mem::take(&mut round.settles);
+        if self.machine.is_handing_over() && attached.slot.is_kept() {
+            // The saves behind them rest on them.
+            attached.handle.ack(&settles).await;
+        } else {
+            attached.handle.ack_unanswered(settles);
+        }
+    }
+
+    /// Waits for what is to be durable, and tells the machine.
+    async fn record(&mut self, round: Round, now: Timestamp) {
+        for (ticket, recording) in round.recordings {
+            if let (Err(error), Some(ticket)) = (recording.durable().await, ticket) {
+                let outcome = outcome::outcome(&Err(error));
+                self.machine.handle_published(ticket, outcome, now, &mut self.actions);
+            }
+        }
+        if round.saves.is_empty() {
+            return;
+        }
+        let (tickets, changes): (Vec<_>, Vec<_>) = round.saves.into_iter().unzip();
+        let saved = match &self.attached {
+            Some(attached) => self.edge.book.save(&attached.slot, changes).await,
+            None => Err(FabricError::SessionClosed),
+        };
+        match saved {
+            Ok(()) => tickets
+                .into_iter()
+                .for_each(|ticket| self.machine.handle_saved(ticket, &mut self.actions)),
+            Err(error) => {
+                tracing::warn!(peer = %self.peer, %error, "what an MQTT session must keep could not be written");
+                tickets
+                    .into_iter()
+                    .for_each(|ticket| self.machine.handle_save_failed(ticket, now, &mut self.actions));
+            }
+        }
+    }
+
+    // --- subscribing -------------------------------------------------------------------------------------------------
+
+    async fn subscribe(&mut self, wanted: Vec<Wanted>) -> Vec<Result<(), Reason>> {
+        if wanted.iter().any(|wanted| is_sys(&wanted.subscription.text)) && self.sys.is_none() {
+            self.sys = Some(self.edge.sys.rounds());
+        }
+        let Some(attached) = &self.attached else {
+            return vec![Err(Reason::UNSPECIFIED); wanted.len()];
+        };
+        let handle = &attached.handle;
+        let filters: Vec<_> = wanted.iter().filter_map(|wanted| wanted.filter.clone()).collect();
+        let together = match filters.is_empty() {
+            true => Ok(()),
+            false => handle.subscribe(filters).await,
+        };
+        let mut answers = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let answer = match (wanted.filter, &together) {
+                (None, _) => {
+                    handle.set_inbox(Inbox::Open);
+                    Ok(())
+                }
+                (Some(_), Ok(())) => Ok(()),
+                // One of them is to blame: each for itself.
+                (Some(filter), Err(_)) => handle.subscribe(vec![filter]).await,
+            };
+            answers.push(answer.map_err(|error| self.denial(outcome::reason(&error))));
+        }
+        answers
+    }
+
+    /// Whether a client hears that policy says no.
+    fn denial(&self, reason: Reason) -> Reason {
+        match reason {
+            Reason::NOT_AUTHORIZED if !self.edge.config.explain_denials => Reason::UNSPECIFIED,
+            Reason::TOPIC_NAME_INVALID => Reason::TOPIC_FILTER_INVALID,
+            reason => reason,
+        }
+    }
+
+    async fn unsubscribe(&mut self, filters: Vec<Option<TopicFilter>>) -> Result<(), Reason> {
+        let Some(attached) = &self.attached else {
+            return Err(Reason::UNSPECIFIED);
+        };
+        if filters.iter().any(Option::is_none) {
+            attached.handle.set_inbox(Inbox::Closed);
+        }
+        let filters: Vec<_> = filters.into_iter().flatten().collect();
+        if filters.is_empty() {
+            return Ok(());
+        }
+        let unsubscribed = attached.handle.unsubscribe(filters).await;
+        unsubscribed.map_err(|error| outcome::reason(&error))
+    }
+
+    // --- retained messages and `$SYS` ----------------------------------------------------------------------------------
+
+    fn begin_retained(&mut self, filters: Vec<TopicFilter>, now: Timestamp) {
+        for filter in filters {
+            if is_sys(filter.as_str()) {
+                let source = Source::Retained(filter.as_str().to_owned());
+                self.deliver_round(&sys::values(&self.edge), Some((&filter, source)), now);
+            } else if let Some(attached) = &mut self.attached {
+                attached.retained.push_back((filter, None));
+            }
+        }
+    }
+
+    /// Sends retained messages that are due, as many as the client's window has room for.
+    pub fn feed_retained(&mut self, now: Timestamp) {
+        let Some(attached) = &mut self.attached else { return };
+        if self.machine.held_up() > 0 {
+            return;
+        }
+        let Some((filter, after)) = attached.retained.pop_front() else {
+            return;
+        };
+        let agent: &AgentId = attached.handle.agent();
+        let found = self
+            .edge
+            .door
+            .fabric
+            .retained(agent, &filter, after.as_ref(), RETAINED_AT_ONCE);
+        if found.len() == RETAINED_AT_ONCE {
+            let after = found.last().map(|(topic, _)| topic.clone());
+            attached.retained.push_front((filter.clone(), after));
+        }
+        let queue = attached.handle.reply_address().clone();
+        for (_, frame) in found {
+            let delivery = Delivery {
+                key: None,
+                frame,
+                queue: queue.clone(),
+                source: Source::Retained(filter.as_str().to_owned()),
+            };
+            self.machine.handle_delivery(delivery, now, &mut self.actions);
+        }
+    }
+
+    pub fn deliver_sys(&mut self, now: Timestamp) {
+        let Some(sys) = &mut self.sys else { return };
+        let round = sys.borrow_and_update().clone();
+        self.deliver_round(&round, None, now);
+        let is_wanted = self.machine.subscriptions().iter().any(|known| is_sys(&known.text));
+        if !is_wanted {
+            self.sys = None;
+        }
+    }
+
+    fn deliver_round(&mut self, round: &[Frame], wanted: Option<(&TopicFilter, Source)>, now: Timestamp) {
+        let Some(attached) = &self.attached else { return };
+        let queue = attached.handle.reply_address().clone();
+        for frame in round {
+            let topic = frame.envelope.to().strip_prefix("topic:").unwrap_or_default();
+            let fits = |filter: &TopicFilter| TopicName::new(topic).is_ok_and(|topic| filter.matches(&topic));
+            if wanted.as_ref().is_some_and(|(filter, _)| !fits(filter)) {
+                continue;
+            }
+            let delivery = Delivery {
+                key: None,
+                frame: frame.clone(),
+                queue: queue.clone(),
+                source: wanted.as_ref().map_or(Source::Live, |(_, source)| source.clone()),
+            };
+            self.machine.handle_delivery(delivery, now, &mut self.actions);
+        }
+    }
+}
+
+/// Whether a filter asks for the node's own topics.
+fn is_sys(filter: &str) -> bool {
+    filter.split('/').next() == Some(PREFIX)
+}

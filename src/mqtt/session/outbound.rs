@@ -1,0 +1,518 @@
+//! What is sent to the client: which subscriptions it is for, windows, packet ids, and the handshakes of QoS 1 and 2 as their sender.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    num::NonZeroU16,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Action, Change, Delivery, Key, Session, Source, Then,
+    saved::{Place, SavedStage},
+};
+use crate::{
+    frame::{Address, Frame, Qos, Run},
+    mqtt::{
+        aliases::Naming,
+        encode::publish_bytes,
+        mapping::{to_publish, was_retained},
+        names::{arrival_topic, shared_filter},
+        packet::{Ack, Packet, PacketId, Publish, PublishProperties, Version},
+        reason::Reason,
+        subscriptions::{Grant, Origin},
+    },
+    time::Timestamp,
+};
+
+/// How far a message to the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Sent over an earlier connection and not acknowledged; its queue brings it again. Counts in no window.
+    Restored,
+    /// Its packet id is being made durable.
+    Keeping,
+    Sent,
+    /// PUBREC came; that is being made durable.
+    Releasing,
+    /// PUBREL is due or sent.
+    Released,
+}
+
+#[derive(Debug)]
+struct Flight {
+    qos: Qos,
+    stage: Stage,
+    place: Option<Place>,
+    key: Option<Key>,
+    /// It was sent, or came again, over this connection.
+    in_window: bool,
+    settled: Settled,
+}
+
+/// Whether the fabric was told over this connection that the client has the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    Yes,
+    No,
+}
+
+/// A message that waits for room in the window.
+#[derive(Debug)]
+struct Prepared {
+    key: Option<Key>,
+    publish: Publish,
+    expires_at: Timestamp,
+}
+
+/// Messages on their way to the client.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    window: usize,
+    waiting_max: usize,
+    flights: BTreeMap<u16, Flight>,
+    /// Ids of messages whose place in a queue is known.
+    places: HashMap<Place, u16>,
+    in_window: usize,
+    last_id: u16,
+    /// Places of messages that the client has and whose settle may be lost.
+    unsettled: HashSet<Place>,
+    /// Ids of restored PUBRELs in their order.
+    released: Vec<u16>,
+    waiting: VecDeque<Prepared>,
+}
+
+impl Outbound {
+    pub fn new(window: u16, waiting_max: usize) -> Self {
+        Self {
+            window: usize::from(window),
+            waiting_max,
+            flights: BTreeMap::new(),
+            places: HashMap::new(),
+            in_window: 0,
+            last_id: 0,
+            unsettled: HashSet::new(),
+            released: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// The client's Receive Maximum, where it is the smaller one.
+    pub fn set_window(&mut self, receive_max: u16) {
+        self.window = self.window.min(usize::from(receive_max));
+    }
+
+    pub fn restore(&mut self, sending: Vec<(u16, SavedStage)>, unsettled: Vec<Place>) {
+        self.unsettled = unsettled.into_iter().collect();
+        for (id, stage) in sending {
+            let (stage, place) = match stage {
+                SavedStage::Sent(place) => (Stage::Restored, place),
+                SavedStage::Released(place) => {
+                    self.released.push(id);
+                    (Stage::Released, place)
+                }
+            };
+            self.put_restored(id, Qos::ExactlyOnce, stage, place);
+        }
+    }
+
+    /// QoS 1 messages of the connection before.
+    pub fn restore_answered(&mut self, in_flight: Vec<(u16, Place)>) {
+        for (id, place) in in_flight {
+            if !self.flights.contains_key(&id) {
+                self.put_restored(id, Qos::AtLeastOnce, Stage::Restored, place);
+            }
+        }
+    }
+
+    fn put_restored(&mut self, id: u16, qos: Qos, stage: Stage, place: Place) {
+        self.places.insert(place, id);
+        let flight = Flight {
+            qos,
+            stage,
+            place: Some(place),
+            key: None,
+            in_window: false,
+            settled: Settled::No,
+        };
+        self.flights.insert(id, flight);
+    }
+
+    /// QoS 1 messages that were sent and not acknowledged. What came from an earlier connection and was not handed out again is
+    /// gone from its queue by now.
+    pub fn left(&self) -> Vec<(u16, Place)> {
+        let sent = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.qos == Qos::AtLeastOnce && flight.in_window);
+        sent.filter_map(|(id, flight)| Some((*id, flight.place?))).collect()
+    }
+
+    /// What was handed out and is not settled.
+    pub fn keys(&self) -> Vec<Key> {
+        let sent = self.flights.values().filter_map(|flight| flight.key);
+        sent.chain(self.waiting.iter().filter_map(|prepared| prepared.key))
+            .collect()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn is_handing_over(&self) -> bool {
+        !self.unsettled.is_empty() || self.flights.values().any(|flight| flight.qos == Qos::ExactlyOnce)
+    }
+
+    /// Restored PUBRELs, once.
+    pub fn released(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.released)
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_window < self.window
+    }
+
+    /// The next free id, `None` where there is none [MQTT-2.2.1-4].
+    fn free_id(&mut self) -> Option<PacketId> {
+        for _ in 0..=u16::MAX {
+            self.last_id = self.last_id.wrapping_add(1);
+            if let Some(id) = NonZeroU16::new(self.last_id)
+                && !self.flights.contains_key(&self.last_id)
+            {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    fn take_off(&mut self, id: PacketId, key: Option<Key>, qos: Qos, stage: Stage) {
+        let place = key.map(Place::from);
+        self.places.extend(place.map(|place| (place, id.get())));
+        self.in_window += 1;
+        let flight = Flight {
+            qos,
+            stage,
+            place,
+            key,
+            in_window: true,
+            settled: Settled::No,
+        };
+        self.flights.insert(id.get(), flight);
+    }
+
+    fn land(&mut self, id: PacketId) -> Option<Flight> {
+        let flight = self.flights.remove(&id.get())?;
+        self.in_window -= usize::from(flight.in_window);
+        if let Some(place) = flight.place {
+            self.places.remove(&place);
+        }
+        Some(flight)
+    }
+
+    fn flight(&mut self, id: PacketId, qos: Qos) -> Option<&mut Flight> {
+        self.flights.get_mut(&id.get()).filter(|flight| flight.qos == qos)
+    }
+}
+
+impl Session {
+    /// A message from one of the session's queues.
+    pub fn handle_delivery(&mut self, delivery: Delivery, now: Timestamp, out: &mut Vec<Action>) {
+        let Delivery {
+            key,
+            frame,
+            queue,
+            source,
+        } = delivery;
+        if !matches!(self.phase, super::Phase::Open) {
+            return out.extend(key.map(Action::Release));
+        }
+        if self.comes_again(key, &frame, now, out) {
+            return;
+        }
+        let topic = arrival_topic(frame.envelope.to());
+        let grant = match (&source, shared_filter(&queue)) {
+            (Source::Retained(filter), _) => self.subscriptions.grant_under(filter),
+            (Source::Live, Some(filter)) => self.subscriptions.grant_under(filter),
+            (Source::Live, None) => self.subscriptions.grant(topic, self.origin(&frame)),
+        };
+        // Nobody asked for it any more, or only for others' messages [MQTT-3.10.4-2]: it is done with.
+        let Some(grant) = grant else {
+            return out.extend(key.map(Action::Settle));
+        };
+        let publish = self.prepare(&frame, grant, &source, now);
+        let fits = |max: u32| publish_bytes(self.version, &publish) <= max as usize;
+        if !self.packet_bytes_max.is_none_or(fits) {
+            return out.extend(key.map(Action::Settle)); // [MQTT-3.1.2-25]
+        }
+        if publish.qos == Qos::AtMostOnce {
+            self.send(publish, out);
+            return out.extend(key.map(Action::Settle));
+        }
+        let expires_at = frame.stamp.expires_at;
+        self.send_or_wait(
+            Prepared {
+                key,
+                publish,
+                expires_at,
+            },
+            out,
+        );
+    }
+
+    /// QoS 0 messages that differ in id and body alone: what holds for the first one holds for all.
+    pub fn handle_run(&mut self, mut run: Run, queue: &Address, now: Timestamp, out: &mut Vec<Action>) {
+        let alone = |frame| Delivery {
+            key: None,
+            frame,
+            queue: queue.clone(),
+            source: Source::Live,
+        };
+        let topic = arrival_topic(run.envelope().to());
+        // One by one where each is looked at, and the first where it sets an alias for the others.
+        let is_new_alias = self.version == Version::V5 && matches!(self.aliases_out.naming(topic), Naming::Set(_));
+        if run.frames() == 1 || self.packet_bytes_max.is_some() {
+            return run
+                .iter()
+                .for_each(|frame| self.handle_delivery(alone(frame), now, out));
+        }
+        if is_new_alias && let Some(first) = run.split_to(1) {
+            self.handle_run(first, queue, now, out);
+        }
+        let Some(first) = run.iter().next() else { return };
+        let grant = match shared_filter(queue) {
+            Some(filter) => self.subscriptions.grant_under(filter),
+            None => self
+                .subscriptions
+                .grant(arrival_topic(first.envelope.to()), self.origin(&first)),
+        };
+        let Some(grant) = grant.filter(|_| matches!(self.phase, super::Phase::Open)) else {
+            return;
+        };
+        let mut publish = self.prepare(&first, grant, &Source::Live, now);
+        publish.payload = Bytes::new();
+        out.push(Action::SendRun(Box::new(self.named(publish)), run));
+    }
+
+    /// A message that an earlier connection, or an earlier lease, sent under an id already. True where that is all there is to do.
+    fn comes_again(&mut self, key: Option<Key>, frame: &Frame, now: Timestamp, out: &mut Vec<Action>) -> bool {
+        let Some(key) = key else { return false };
+        if self.outbound.unsettled.remove(&key.into()) {
+            out.push(Action::Settle(key));
+            self.save(Change::Settled { place: key.into() }, Then::Nothing, out);
+            return true;
+        }
+        let Some(&id) = self.outbound.places.get(&Place::from(key)) else {
+            return false;
+        };
+        let (Some(flight), Some(id)) = (self.outbound.flights.get_mut(&id), NonZeroU16::new(id)) else {
+            return false;
+        };
+        match flight.stage {
+            Stage::Restored => {}
+            // The client has it: its settle was lost (G7).
+            Stage::Released => {
+                flight.settled = Settled::Yes;
+                out.push(Action::Settle(key));
+                return true;
+            }
+            Stage::Keeping | Stage::Sent | Stage::Releasing => {
+                flight.key = Some(key);
+                return true;
+            }
+        }
+        flight.key = Some(key);
+        flight.stage = Stage::Sent;
+        flight.in_window = true;
+        let qos = flight.qos;
+        self.outbound.in_window += 1;
+        let grant = Grant {
+            qos,
+            ids: Vec::new(),
+            retain_as_published: false,
+        };
+        let topic = arrival_topic(frame.envelope.to());
+        let grant = self.subscriptions.grant(topic, Origin::Other).unwrap_or(grant);
+        let mut publish = self.prepare(frame, grant, &Source::Live, now);
+        publish.qos = qos;
+        publish.dup = true; // [MQTT-3.3.1-1]
+        publish.packet_id = Some(id);
+        self.send(publish, out);
+        true
+    }
+
+    fn origin(&self, frame: &Frame) -> Origin {
+        let is_own = self
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.as_str() == frame.envelope.from())
+            && frame.envelope.id().starts_with(self.inbound.own_prefix());
+        if is_own { Origin::Own } else { Origin::Other }
+    }
+
+    fn prepare(&self, frame: &Frame, grant: Grant, source: &Source, now: Timestamp) -> Publish {
+        let mut publish = to_publish(frame, self.version, now);
+        if (grant.qos as u8) < publish.qos as u8 {
+            publish.qos = grant.qos; // [MQTT-3.8.4-8]
+        }
+        // [MQTT-3.3.1-8], [MQTT-3.3.1-12], [MQTT-3.3.1-13]
+        publish.retain = match source {
+            Source::Retained(_) => true,
+            Source::Live => grant.retain_as_published && was_retained(frame),
+        };
+        if self.version == Version::V5 && !grant.ids.is_empty() {
+            let properties = publish.properties.get_or_insert_with(Box::<PublishProperties>::default);
+            properties.subscription_ids = grant.ids;
+        }
+        publish
+    }
+
+    fn send_or_wait(&mut self, prepared: Prepared, out: &mut Vec<Action>) {
+        if self.outbound.has_room() && self.outbound.waiting.is_empty() {
+            return self.send_answered(prepared, out);
+        }
+        match self.outbound.waiting.len() < self.outbound.waiting_max {
+            true => self.outbound.waiting.push_back(prepared),
+            false => out.extend(prepared.key.map(Action::Release)),
+        }
+    }
+
+    /// QoS 1 goes out at once. A QoS 2 message's id is durable before, so that it goes out under the same one for ever.
+    fn send_answered(&mut self, prepared: Prepared, out: &mut Vec<Action>) {
+        let Prepared { key, mut publish, .. } = prepared;
+        let Some(id) = self.outbound.free_id() else {
+            return out.extend(key.map(Action::Release));
+        };
+        publish.packet_id = Some(id);
+        match (publish.qos, key) {
+            (Qos::ExactlyOnce, Some(kept)) => {
+                self.outbound.take_off(id, key, Qos::ExactlyOnce, Stage::Keeping);
+                let sent = Change::Sent {
+                    packet_id: id.get(),
+                    place: kept.into(),
+                };
+                self.save(sent, Then::Deliver(id, Box::new(publish)), out);
+            }
+            (qos, _) => {
+                self.outbound.take_off(id, key, qos, Stage::Sent);
+                self.send(publish, out);
+            }
+        }
+    }
+
+    pub(super) fn send_kept(&mut self, id: PacketId, publish: Publish, out: &mut Vec<Action>) {
+        if let Some(flight) = self.outbound.flight(id, Qos::ExactlyOnce) {
+            flight.stage = Stage::Sent;
+            self.send(publish, out);
+        }
+    }
+
+    /// Sends a PUBLISH, by an alias where the client takes them.
+    fn send(&mut self, publish: Publish, out: &mut Vec<Action>) {
+        let publish = self.named(publish);
+        out.push(Action::Send(Packet::Publish(publish)));
+    }
+
+    fn named(&mut self, mut publish: Publish) -> Publish {
+        let naming = match self.version {
+            Version::V5 => self.aliases_out.naming(&publish.topic),
+            Version::V311 => Naming::Name,
+        };
+        self.aliases_out.sent(&publish.topic, naming);
+        if let Naming::Set(alias) | Naming::Alias(alias) = naming {
+            publish.properties.get_or_insert_default().topic_alias = Some(alias);
+        }
+        if let Naming::Alias(_) = naming {
+            publish.topic.clear();
+        }
+        publish
+    }
+
+    // --- acknowledgements --------------------------------------------------------------------------------------------
+
+    pub(super) fn handle_puback(&mut self, ack: &Ack, now: Timestamp, out: &mut Vec<Action>) {
+        if self.outbound.flight(ack.packet_id, Qos::AtLeastOnce).is_some() {
+            // A refusal settles too: the message is not sent again (§4.3.2).
+            let flight = self.outbound.land(ack.packet_id);
+            out.extend(flight.and_then(|flight| flight.key).map(Action::Settle));
+            self.send_waiting(now, out);
+        }
+    }
+
+    pub(super) fn handle_pubrec(&mut self, ack: &Ack, now: Timestamp, out: &mut Vec<Action>) {
+        let id = ack.packet_id;
+        let Some(flight) = self.outbound.flight(id, Qos::ExactlyOnce) else {
+            let reason = match self.version {
+                Version::V5 => Reason::PACKET_ID_NOT_FOUND,
+                Version::V311 => Reason::SUCCESS,
+            };
+            return out.push(Action::Send(Packet::Pubrel(Ack::new(id, reason))));
+        };
+        match flight.stage {
+            Stage::Keeping | Stage::Releasing => {}
+            Stage::Released => out.push(Action::Send(Packet::Pubrel(Ack::new(id, Reason::SUCCESS)))),
+            Stage::Restored | Stage::Sent if ack.reason.is_failure() => {
+                // [MQTT-4.3.3-4] does not hold: the handshake ends here.
+                if let Some(key) = flight.key.take() {
+                    flight.settled = Settled::Yes;
+                    out.push(Action::Settle(key));
+                }
+                self.complete_sent(id, now, out);
+            }
+            Stage::Restored | Stage::Sent => {
+                flight.stage = Stage::Releasing;
+                let key = flight.key.take();
+                // Durable before the message leaves its queue: from here on PUBREL goes out, never the message again.
+                let released = Change::Released { packet_id: id.get() };
+                self.save(released, Then::Pubrel(id, key), out);
+            }
+        }
+    }
+
+    pub(super) fn release(&mut self, id: PacketId, key: Option<Key>, out: &mut Vec<Action>) {
+        if let Some(flight) = self.outbound.flight(id, Qos::ExactlyOnce) {
+            flight.stage = Stage::Released;
+            // The lease may be a later one by now.
+            if let Some(key) = flight.key.take().or(key) {
+                flight.settled = Settled::Yes;
+                out.push(Action::Settle(key));
+            }
+            out.push(Action::Send(Packet::Pubrel(Ack::new(id, Reason::SUCCESS)))); // [MQTT-4.3.3-4]
+        }
+    }
+
+    pub(super) fn handle_pubcomp(&mut self, ack: &Ack, now: Timestamp, out: &mut Vec<Action>) {
+        let id = ack.packet_id;
+        let flight = self.outbound.flight(id, Qos::ExactlyOnce);
+        if flight.is_some_and(|flight| flight.stage == Stage::Released) {
+            self.complete_sent(id, now, out);
+        }
+    }
+
+    /// A QoS 2 handshake is over. Nothing waits for that to be durable: lost, it means one PUBREL more.
+    fn complete_sent(&mut self, id: PacketId, now: Timestamp, out: &mut Vec<Action>) {
+        let Some(flight) = self.outbound.land(id) else { return };
+        let packet_id = id.get();
+        let change = match (flight.settled, flight.place) {
+            (Settled::No, Some(place)) => {
+                self.outbound.unsettled.insert(place);
+                Change::CompletedUnsettled { packet_id }
+            }
+            _ => Change::Completed { packet_id },
+        };
+        self.save(change, Then::Nothing, out);
+        self.send_waiting(now, out);
+    }
+
+    fn send_waiting(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        while self.outbound.has_room()
+            && let Some(prepared) = self.outbound.waiting.pop_front()
+        {
+            // No delivery starts after expiry (G9): its queue does what is to be done.
+            let is_late = !prepared.expires_at.is_never() && prepared.expires_at <= now;
+            match is_late {
+                true => out.extend(prepared.key.map(Action::Release)),
+                false => self.send_answered(prepared, out),
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The codec against bytes, and the machine against the specification: tests bear the numbers of the statements that they prove.
+
+mod codec;
+mod connecting;
+mod crashes;
+mod receiving;
+mod sending;
+mod world;
