@@ -61,8 +61,8 @@ impl Ours<'_> {
             Case::WeftDurable1Raw => self.durable_raw(1).await,
             Case::WeftHttp => self.http().await,
             Case::WeftRequestGrpcRaw => self.request_raw().await,
-            Case::WeftRequestGrpc => self.request(Protocol::Grpc).await,
-            Case::WeftRequestQuic => self.request(Protocol::Quic).await,
+            Case::WeftRequestGrpc => self.request(Protocol::Grpc, Encryption::Tls).await,
+            Case::WeftRequestQuic => self.request(Protocol::Quic, Encryption::Plain).await,
             Case::WeftRequestHalfLoad => self.request_at_half_load().await,
             Case::WeftCritical => self.simple(Scenario::Priorities, 1, Encryption::Plain).await,
             Case::WeftFanOut => self.simple(Scenario::FanOut, self.0.fan, Encryption::Tls).await,
@@ -170,16 +170,24 @@ impl Ours<'_> {
         raw::request(Node::serve(&serve)?, self.0.extent).await
     }
 
-    async fn request(self, protocol: Protocol) -> Result<Figures, String> {
-        let mut serve = self.serve();
-        serve.protocol = protocol;
+    /// QUIC is always encrypted; this says whether gRPC is.
+    async fn request(self, protocol: Protocol, encryption: Encryption) -> Result<Figures, String> {
+        let serve = Serve {
+            protocol,
+            encryption,
+            ..self.serve()
+        };
         self.measure(&serve, &self.plan(Scenario::RequestReply, protocol, 1))
             .await
     }
 
     /// Round trips while other agents send half of what the node can carry.
     async fn request_at_half_load(self) -> Result<Figures, String> {
-        let node = Node::serve(&self.serve())?;
+        let serve = Serve {
+            encryption: Encryption::Tls,
+            ..self.serve()
+        };
+        let node = Node::serve(&serve)?;
         let mut bulk = self.plan(Scenario::OneToOne, Protocol::Grpc, 1);
         let saturation = checked(scenario::run(&node, &bulk, &Progress::silent()).await?)?;
         bulk.load = Load::Open {

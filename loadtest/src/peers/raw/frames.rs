@@ -21,6 +21,8 @@ struct Message {
     priority: i32,
     #[prost(int32, tag = "5")]
     qos: i32,
+    #[prost(bytes = "bytes", tag = "8")]
+    correlation: Bytes,
     #[prost(bytes = "bytes", tag = "15")]
     body: Bytes,
 }
@@ -48,11 +50,20 @@ pub enum Quality {
     AtLeastOnce = 2,
 }
 
+/// Whether messages carry something by which a reply finds its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Correlation {
+    None,
+    /// The message's own number: a reply has the number of its request.
+    Number,
+}
+
 /// A frame of messages from one agent to one address, encoded but for the ids: what lies before each of them, and
-/// behind the last.
+/// behind the last. A message that is correlated has its number twice.
 #[derive(Debug)]
 pub struct Template {
     before_ids: Vec<Bytes>,
+    ids_per_message: usize,
     behind: Bytes,
     bytes: usize,
 }
@@ -60,12 +71,33 @@ pub struct Template {
 impl Template {
     /// Encodes the frame.
     pub fn new(from: &str, to: &str, body_bytes: usize, messages: u64, quality: Quality) -> Self {
+        Self::correlated(from, to, body_bytes, messages, quality, Correlation::None)
+    }
+
+    /// Encodes a frame of one message at QoS 0 that a reply finds its request by, or is one.
+    pub fn request(from: &str, to: &str, body_bytes: usize) -> Self {
+        Self::correlated(from, to, body_bytes, 1, Quality::AtMostOnce, Correlation::Number)
+    }
+
+    fn correlated(
+        from: &str,
+        to: &str,
+        body_bytes: usize,
+        messages: u64,
+        quality: Quality,
+        correlation: Correlation,
+    ) -> Self {
+        // Found again below: nothing else in the frame has a NUL byte this often in a row.
+        let number = "\0".repeat(ID_DIGITS);
         let message = Message {
-            // Found again below: nothing else in the frame has a NUL byte this often in a row.
-            id: "\0".repeat(ID_DIGITS),
+            id: number.clone(),
             to: to.to_owned(),
             priority: PRIORITY_NORMAL,
             qos: quality as i32,
+            correlation: match correlation {
+                Correlation::None => Bytes::new(),
+                Correlation::Number => number.into(),
+            },
             body: vec![b'.'; body_bytes].into(),
         };
         let frame = ClientFrame {
@@ -84,6 +116,7 @@ impl Template {
             start = at + ID_DIGITS;
         }
         Self {
+            ids_per_message: before_ids.len() / messages.max(1) as usize,
             before_ids,
             behind: encoded.slice(start..),
             bytes: encoded.len(),
@@ -92,9 +125,11 @@ impl Template {
 
     /// Writes the frame whose first message has this number.
     pub fn write(&self, first: u64, out: &mut impl BufMut) {
-        for (number, before) in (first..).zip(&self.before_ids) {
-            out.put_slice(before);
-            out.put_slice(&digits(number));
+        for (number, before) in (first..).zip(self.before_ids.chunks(self.ids_per_message)) {
+            for before in before {
+                out.put_slice(before);
+                out.put_slice(&digits(number));
+            }
         }
         out.put_slice(&self.behind);
     }
@@ -228,6 +263,45 @@ pub fn said(frame: &[u8]) -> Option<Said> {
     })
 }
 
+/// What the node sent to whoever asks and answers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    Welcome,
+    /// The numbers that the delivered messages are correlated by; `None` where one is by no number.
+    Correlations(Vec<Option<u64>>),
+    /// A refusal, a goodbye, or what nobody asked for; the number of its field in `ServerFrame`.
+    Other(u64),
+}
+
+/// Looks into a `ServerFrame`; `None` where the bytes are none.
+pub fn heard(frame: &[u8]) -> Option<Heard> {
+    /// Fields of `ServerFrame`, of `Delivery` and of `Message`.
+    const WELCOME: u64 = 1;
+    const DELIVERIES: u64 = 2;
+    const MESSAGE: u64 = 7;
+    const CORRELATION: u64 = 8;
+    let inside_of = |bytes, wanted| {
+        fields(bytes)
+            .find(|(field, _)| *field == wanted)
+            .map(|(_, inside)| inside)
+    };
+    let ((number, inside), _) = field(frame)?;
+    Some(match number {
+        WELCOME => Heard::Welcome,
+        DELIVERIES => {
+            let correlation = |(_, delivery)| number_of(inside_of(inside_of(delivery, MESSAGE)?, CORRELATION)?);
+            Heard::Correlations(fields(inside).map(correlation).collect())
+        }
+        _ => Heard::Other(number),
+    })
+}
+
+/// The number that [`digits`] wrote.
+fn number_of(digits: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(digits).ok()?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
 /// The fields of a message, with what is inside those that have a length. Ends at what is no field.
 fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     std::iter::from_fn(move || {
@@ -284,6 +358,33 @@ mod tests {
             assert!(send.messages.iter().all(|message| message.body.len() == body_bytes));
             assert!(send.messages.iter().all(|message| message.to == "agent:c"));
         }
+    }
+
+    #[test]
+    fn a_reply_is_known_by_the_number_of_its_request() {
+        let mut bytes = Vec::new();
+        Template::request("a/b", "agent:c", 64).write(0x1f, &mut bytes);
+        let send = ClientFrame::decode(&bytes[..]).expect("a frame").send.expect("a send");
+        assert_eq!(send.messages[0].id, "000000000000001f");
+        assert_eq!(send.messages[0].correlation, "000000000000001f".as_bytes());
+        // `Deliveries` of two: `Message` is field 7 of each.
+        let delivery = |correlation: &'static [u8]| {
+            let message = Message {
+                correlation: correlation.into(),
+                ..send.messages[0].clone()
+            };
+            let message = message.encode_to_vec();
+            let delivery = [&[0x10, 1, 0x3a, message.len() as u8][..], &message].concat();
+            [
+                &[0x0a, delivery.len() as u8 | 0x80, (delivery.len() >> 7) as u8][..],
+                &delivery,
+            ]
+            .concat()
+        };
+        let two = [delivery(b"00000000000000ff"), delivery(b"another's")].concat();
+        let frame = [&[0x12, two.len() as u8 | 0x80, (two.len() >> 7) as u8][..], &two].concat();
+        assert_eq!(heard(&frame), Some(Heard::Correlations(vec![Some(0xff), None])));
+        assert_eq!(heard(&frame[..20]), None, "cut off");
     }
 
     #[test]

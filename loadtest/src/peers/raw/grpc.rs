@@ -25,8 +25,8 @@ const SESSION: &str = "/weft.v1.Messaging/Session";
 /// As the client library has them.
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// How long the node may take to answer an attach or a subscription.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the node may take to answer an attach, a subscription or, through another agent, a request.
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What goes to the node.
 #[derive(Debug)]
@@ -35,26 +35,30 @@ pub enum Outgoing {
     Messages { template: Arc<Template>, first: u64 },
 }
 
-/// Frames as they were prepared; of what comes, its kind and number.
-#[derive(Debug, Default)]
-pub struct Raw;
+/// Frames as they were prepared; of what comes, what this reads in it.
+#[derive(Debug)]
+pub struct Raw<T>(pub fn(&[u8]) -> Option<T>);
 
-impl Codec for Raw {
+impl<T: Send + 'static> Codec for Raw<T> {
     type Encode = Outgoing;
-    type Decode = Said;
-    type Encoder = Self;
+    type Decode = T;
+    type Encoder = Prepared;
     type Decoder = Self;
 
-    fn encoder(&mut self) -> Self {
-        Self
+    fn encoder(&mut self) -> Prepared {
+        Prepared
     }
 
     fn decoder(&mut self) -> Self {
-        Self
+        Self(self.0)
     }
 }
 
-impl Encoder for Raw {
+/// Writes frames as they were prepared.
+#[derive(Debug)]
+pub struct Prepared;
+
+impl Encoder for Prepared {
     type Item = Outgoing;
     type Error = Status;
 
@@ -70,18 +74,18 @@ impl Encoder for Raw {
     }
 }
 
-/// [`Raw`], with all that a frame says.
+/// As [`Raw`], with all that a frame says.
 #[derive(Debug, Default)]
 pub struct Whole;
 
 impl Codec for Whole {
     type Encode = Outgoing;
     type Decode = Told;
-    type Encoder = Raw;
+    type Encoder = Prepared;
     type Decoder = Self;
 
-    fn encoder(&mut self) -> Raw {
-        Raw
+    fn encoder(&mut self) -> Prepared {
+        Prepared
     }
 
     fn decoder(&mut self) -> Self {
@@ -99,17 +103,17 @@ impl Decoder for Whole {
     }
 }
 
-impl Decoder for Raw {
-    type Item = Said;
+impl<T> Decoder for Raw<T> {
+    type Item = T;
     type Error = Status;
 
-    fn decode(&mut self, frame: &mut DecodeBuf<'_>) -> Result<Option<Said>, Status> {
-        let said = match frame.chunk().len() == frame.remaining() {
-            true => frames::said(frame.chunk()),
-            false => frames::said(&frame.copy_to_bytes(frame.remaining())),
+    fn decode(&mut self, frame: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
+        let read = match frame.chunk().len() == frame.remaining() {
+            true => (self.0)(frame.chunk()),
+            false => (self.0)(&frame.copy_to_bytes(frame.remaining())),
         };
         frame.advance(frame.remaining());
-        said.map(Some).ok_or_else(no_frame)
+        read.map(Some).ok_or_else(no_frame)
     }
 }
 
@@ -148,7 +152,7 @@ impl Session {
         let inbox = topic.map_or(InboxMode::Open, |_| InboxMode::Closed);
         let asked = [Some(frames::attach(agent, inbox)), topic.map(frames::subscribe)];
         let asked = stream::iter(asked.into_iter().flatten().map(Outgoing::Frame));
-        let mut session = Self::open(endpoints, asked.chain(stream::pending()), Raw).await?;
+        let mut session = Self::open(endpoints, asked.chain(stream::pending()), Raw(frames::said)).await?;
         session.expect(Said::Welcome).await?;
         if topic.is_some() {
             session.expect(Said::Subscribed).await?;
@@ -166,7 +170,8 @@ impl Session {
                 Some((Outgoing::Messages { template, first }, flow))
             }
         };
-        Self::open(endpoints, stream::unfold(flow, frame).chain(stream::pending()), Raw).await
+        let outgoing = stream::unfold(flow, frame).chain(stream::pending());
+        Self::open(endpoints, outgoing, Raw(frames::said)).await
     }
 
     async fn expect(&mut self, wanted: Said) -> Result<(), String> {
