@@ -40,6 +40,8 @@ pub struct Endpoints {
     pub quic: Option<String>,
     /// `host:port` of HTTP and WebSocket.
     pub http: Option<String>,
+    /// `host:port` of MQTT.
+    pub mqtt: Option<String>,
     /// The authority that signed its certificate, as PEM.
     pub ca_pem: Option<Vec<u8>>,
     /// Largest UDP payload of QUIC that clients try and take, in bytes, where it is not their own default.
@@ -56,8 +58,8 @@ pub struct Serve {
     pub arguments: Vec<String>,
     /// Further variables of its environment.
     pub variables: Vec<(String, String)>,
-    /// A protocol that is off unless asked for.
-    pub protocol: Protocol,
+    /// Those of them that are off unless asked for are switched on.
+    pub protocols: Vec<Protocol>,
     /// Whether gRPC is encrypted, with a certificate that the node makes for itself.
     pub encryption: Encryption,
     /// Largest UDP payload of QUIC on both ends, in bytes, where it is not the default.
@@ -87,7 +89,7 @@ impl Serve {
             data_parent: std::env::temp_dir(),
             arguments: Vec::new(),
             variables: Vec::new(),
-            protocol: Protocol::Grpc,
+            protocols: Vec::new(),
             encryption: Encryption::Plain,
             quic_mtu: None,
         }
@@ -119,10 +121,13 @@ impl Node {
             .args(["--log-level=warn", "--data-dir"])
             .arg(data);
         // Not its usual port: several nodes may run at once.
-        command.arg(match how.protocol {
-            Protocol::Quic => "--quic-listen=127.0.0.1:0",
-            _ => "--quic-listen=off",
+        command.arg(match how.protocols.contains(&Protocol::Quic) {
+            true => "--quic-listen=127.0.0.1:0",
+            false => "--quic-listen=off",
         });
+        if how.protocols.contains(&Protocol::Mqtt) {
+            command.arg("--mqtt-listen=127.0.0.1:0");
+        }
         if how.encryption == Encryption::Tls {
             command.env("WEFT_GRPC__TLS_LISTEN", "127.0.0.1:0");
         }
@@ -141,7 +146,7 @@ impl Node {
         })
     }
 
-    /// A node that runs already, at these URLs (`grpc://`, `weft://`, `http://`), in this process where it is on this machine.
+    /// A node that runs already, at these URLs (`grpc://`, `weft://`, `http://`, `mqtt://`), in this process where it is on this machine.
     pub fn at(urls: &[String], ca_pem: Option<Vec<u8>>, pid: Option<u32>) -> Result<Self, String> {
         let mut endpoints = Endpoints {
             ca_pem,
@@ -153,7 +158,8 @@ impl Node {
                 "grpc" | "grpcs" => endpoints.grpc = Some(url.clone()),
                 "weft" => endpoints.quic = Some(url.clone()),
                 "http" | "ws" => endpoints.http = Some(host.trim_end_matches('/').to_owned()),
-                _ => return Err(format!("{url}: known schemes are grpc, grpcs, weft, http and ws")),
+                "mqtt" => endpoints.mqtt = Some(host.trim_end_matches('/').to_owned()),
+                _ => return Err(format!("{url}: known schemes are grpc, grpcs, weft, http, ws and mqtt")),
             }
         }
         Ok(Self {
@@ -198,6 +204,7 @@ impl Endpoints {
             grpc: tls.or_else(|| listener(line, "grpc").map(|host| format!("grpc://{host}"))),
             quic,
             http: listener(line, "http"),
+            mqtt: listener(line, "mqtt"),
             // The certificate that a node in development mode makes for itself.
             ca_pem: fs::read(data.join("tls.certificate.pem")).ok(),
             quic_mtu: None,
@@ -222,10 +229,12 @@ mod tests {
         assert_eq!(endpoints.http.as_deref(), Some("127.0.0.1:8000"));
         assert_eq!(endpoints.grpc.as_deref(), Some("grpc://127.0.0.1:50051"));
         assert_eq!(endpoints.quic, None);
-        let line = format!("{line} grpc-tls=127.0.0.1:50052 quic=127.0.0.1:4433 certificate=sha256:00");
+        let line =
+            format!("{line} grpc-tls=127.0.0.1:50052 quic=127.0.0.1:4433 mqtt=127.0.0.1:1883 certificate=sha256:00");
         let endpoints = Endpoints::of_ready_line(&line, Path::new("/nowhere"));
         assert_eq!(endpoints.grpc.as_deref(), Some("grpcs://127.0.0.1:50052"));
         assert_eq!(endpoints.quic.as_deref(), Some("weft://127.0.0.1:4433"));
+        assert_eq!(endpoints.mqtt.as_deref(), Some("127.0.0.1:1883"));
     }
 
     #[test]
@@ -234,11 +243,13 @@ mod tests {
             "weft://a:1".to_owned(),
             "grpcs://a:2".to_owned(),
             "http://a:3/".to_owned(),
+            "mqtt://a:4".to_owned(),
         ];
         let node = Node::at(&urls, None, None).expect("known schemes");
         assert_eq!(node.endpoints.quic.as_deref(), Some("weft://a:1"));
         assert_eq!(node.endpoints.grpc.as_deref(), Some("grpcs://a:2"));
         assert_eq!(node.endpoints.http.as_deref(), Some("a:3"));
+        assert_eq!(node.endpoints.mqtt.as_deref(), Some("a:4"));
         assert!(Node::at(&["ftp://a".to_owned()], None, None).is_err());
     }
 }
