@@ -31,6 +31,12 @@ const LIFTED: [(&str, &str); 12] = [
     ("WEFT_REGISTRATION__UNREGISTERED_AGENTS_MAX", "2000000"),
 ];
 
+/// The same for MQTT.
+const LIFTED_MQTT: [(&str, &str); 2] = [
+    ("WEFT_MQTT__CONNECTIONS_MAX", "200000"),
+    ("WEFT_MQTT__CONNECTIONS_PER_ADDRESS_MAX", "200000"),
+];
+
 /// Where a node listens; what is `None` it has not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
@@ -79,6 +85,7 @@ pub struct Node {
     pub endpoints: Endpoints,
     pid: Option<Pid>,
     server: Option<Server>,
+    lifted: Vec<(&'static str, &'static str)>,
 }
 
 impl Serve {
@@ -107,6 +114,8 @@ impl Node {
     /// Starts a node on a data folder that may hold something already; `folder` goes when the node does.
     pub fn serve_on(how: &Serve, data: &Path, folder: Folder) -> Result<Self, String> {
         let binary = fs::canonicalize(&how.binary).map_err(|error| format!("{}: {error}", how.binary.display()))?;
+        let of_mqtt = how.protocols.contains(&Protocol::Mqtt).then_some(LIFTED_MQTT);
+        let lifted: Vec<_> = LIFTED.into_iter().chain(of_mqtt.into_iter().flatten()).collect();
         let mut command = Command::new(binary);
         // Settings of whoever runs this are none of the node's, nor is a `weft.yaml` that lies here.
         let settings = std::env::vars_os().map(|(name, _)| name);
@@ -115,7 +124,7 @@ impl Node {
         }
         command
             .current_dir(folder.path())
-            .envs(LIFTED)
+            .envs(lifted.iter().copied())
             .envs(how.variables.iter().map(|(name, value)| (name, value)))
             .args(["serve", "--http-listen=127.0.0.1:0", "--grpc-listen=127.0.0.1:0"])
             .args(["--log-level=warn", "--data-dir"])
@@ -143,6 +152,7 @@ impl Node {
             },
             pid: Some(server.pid()),
             server: Some(server),
+            lifted,
         })
     }
 
@@ -166,6 +176,7 @@ impl Node {
             endpoints,
             pid: pid.map(Pid),
             server: None,
+            lifted: Vec::new(),
         })
     }
 
@@ -186,12 +197,8 @@ impl Node {
 
     /// The bounds that were lifted for it; none where it was not started here.
     pub fn lifted(&self) -> Vec<String> {
-        let names = LIFTED.map(|(name, value)| format!("{name}={value}"));
-        if self.server.is_some() {
-            names.into()
-        } else {
-            Vec::new()
-        }
+        let named = self.lifted.iter().map(|(name, value)| format!("{name}={value}"));
+        named.collect()
     }
 }
 
