@@ -31,8 +31,9 @@ const LIFTED: [(&str, &str); 12] = [
     ("WEFT_REGISTRATION__UNREGISTERED_AGENTS_MAX", "2000000"),
 ];
 
-/// The same for MQTT.
-const LIFTED_MQTT: [(&str, &str); 2] = [
+/// The same for MQTT; and what waits for a subscriber, as other brokers have no such bound when they are compared.
+const LIFTED_MQTT: [(&str, &str); 3] = [
+    ("WEFT_ROUTER__SESSION_MESSAGES_MAX", "100000"),
     ("WEFT_MQTT__CONNECTIONS_MAX", "200000"),
     ("WEFT_MQTT__CONNECTIONS_PER_ADDRESS_MAX", "200000"),
 ];
