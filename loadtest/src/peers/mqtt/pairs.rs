@@ -99,14 +99,16 @@ struct Pair {
 impl Pair {
     /// Opens both connections; subscribed when it returns.
     fn open(server: SocketAddr, work: Work, pair: u64, pairs: u64, extent: Extent) -> Result<Self> {
-        let open = |name: String| -> Result<Mqtt> {
-            let client = Mqtt::open(server, &Security::Plain, &name, work.lasting())?;
-            client.wire.wait_at_most(PATIENCE)?;
-            Ok(client)
-        };
+        let open = |name: String| Mqtt::open(server, &Security::Plain, &name, work.lasting());
         let (topic, quality) = (format!("load/{pair}"), work.quality());
         let mut subscriber = open(format!("subscriber-{pair}"))?;
         subscriber.subscribe(&topic, quality)?;
+        let publisher = open(format!("publisher-{pair}"))?;
+        // Greetings and subscriptions may take longer.
+        [&subscriber, &publisher]
+            .map(|client| client.wire.wait_at_most(PATIENCE))
+            .into_iter()
+            .collect::<Result<()>>()?;
         let flow = Arc::new(Flow::default());
         Ok(Self {
             subscriber: Subscriber {
@@ -115,7 +117,7 @@ impl Pair {
                 flow: flow.clone(),
             },
             publisher: Publisher {
-                client: open(format!("publisher-{pair}"))?,
+                client: publisher,
                 batch: Batch::new(&topic, quality, extent.body_bytes),
                 quality,
                 under_way_max: UNDER_WAY_MAX / pairs,
