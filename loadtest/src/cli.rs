@@ -95,7 +95,7 @@ pub struct Target {
     /// loopback and jumbo frames.
     #[arg(long, value_name = "BYTES")]
     pub quic_mtu: Option<u16>,
-    /// A node that runs already: grpc://, grpcs://, weft:// or http://HOST:PORT; once for each listener that is needed.
+    /// A node that runs already: grpc://, grpcs://, weft://, http:// or mqtt://HOST:PORT; once for each listener that is needed.
     #[arg(long, value_name = "URL")]
     pub url: Vec<String>,
     /// The authority that signed its certificate, as PEM.

@@ -11,6 +11,7 @@ pub mod compare;
 pub mod driver;
 pub mod head;
 pub mod measure;
+mod mqtt;
 pub mod node;
 mod pacer;
 pub mod peers;

@@ -114,11 +114,7 @@ fn node_of(target: &Target, protocols: [Protocol; 2]) -> Result<Node, String> {
         data_parent: target.data_parent.clone(),
         arguments: target.node_arguments.clone(),
         variables: target.node_variables.clone(),
-        protocol: if protocols.contains(&Protocol::Quic) {
-            Protocol::Quic
-        } else {
-            protocols[0]
-        },
+        protocols: protocols.into(),
         encryption: if target.tls { Encryption::Tls } else { Encryption::Plain },
         quic_mtu: target.quic_mtu,
         ..Serve::new(binary)

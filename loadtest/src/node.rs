@@ -31,6 +31,13 @@ const LIFTED: [(&str, &str); 12] = [
     ("WEFT_REGISTRATION__UNREGISTERED_AGENTS_MAX", "2000000"),
 ];
 
+/// The same for MQTT; and what waits for a subscriber, as other brokers have no such bound when they are compared.
+const LIFTED_MQTT: [(&str, &str); 3] = [
+    ("WEFT_ROUTER__SESSION_MESSAGES_MAX", "100000"),
+    ("WEFT_MQTT__CONNECTIONS_MAX", "200000"),
+    ("WEFT_MQTT__CONNECTIONS_PER_ADDRESS_MAX", "200000"),
+];
+
 /// Where a node listens; what is `None` it has not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
@@ -40,6 +47,8 @@ pub struct Endpoints {
     pub quic: Option<String>,
     /// `host:port` of HTTP and WebSocket.
     pub http: Option<String>,
+    /// `host:port` of MQTT.
+    pub mqtt: Option<String>,
     /// The authority that signed its certificate, as PEM.
     pub ca_pem: Option<Vec<u8>>,
     /// Largest UDP payload of QUIC that clients try and take, in bytes, where it is not their own default.
@@ -56,8 +65,8 @@ pub struct Serve {
     pub arguments: Vec<String>,
     /// Further variables of its environment.
     pub variables: Vec<(String, String)>,
-    /// A protocol that is off unless asked for.
-    pub protocol: Protocol,
+    /// Those of them that are off unless asked for are switched on.
+    pub protocols: Vec<Protocol>,
     /// Whether gRPC is encrypted, with a certificate that the node makes for itself.
     pub encryption: Encryption,
     /// Largest UDP payload of QUIC on both ends, in bytes, where it is not the default.
@@ -77,6 +86,7 @@ pub struct Node {
     pub endpoints: Endpoints,
     pid: Option<Pid>,
     server: Option<Server>,
+    lifted: Vec<(&'static str, &'static str)>,
 }
 
 impl Serve {
@@ -87,7 +97,7 @@ impl Serve {
             data_parent: std::env::temp_dir(),
             arguments: Vec::new(),
             variables: Vec::new(),
-            protocol: Protocol::Grpc,
+            protocols: Vec::new(),
             encryption: Encryption::Plain,
             quic_mtu: None,
         }
@@ -105,6 +115,8 @@ impl Node {
     /// Starts a node on a data folder that may hold something already; `folder` goes when the node does.
     pub fn serve_on(how: &Serve, data: &Path, folder: Folder) -> Result<Self, String> {
         let binary = fs::canonicalize(&how.binary).map_err(|error| format!("{}: {error}", how.binary.display()))?;
+        let of_mqtt = how.protocols.contains(&Protocol::Mqtt).then_some(LIFTED_MQTT);
+        let lifted: Vec<_> = LIFTED.into_iter().chain(of_mqtt.into_iter().flatten()).collect();
         let mut command = Command::new(binary);
         // Settings of whoever runs this are none of the node's, nor is a `weft.yaml` that lies here.
         let settings = std::env::vars_os().map(|(name, _)| name);
@@ -113,16 +125,19 @@ impl Node {
         }
         command
             .current_dir(folder.path())
-            .envs(LIFTED)
+            .envs(lifted.iter().copied())
             .envs(how.variables.iter().map(|(name, value)| (name, value)))
             .args(["serve", "--http-listen=127.0.0.1:0", "--grpc-listen=127.0.0.1:0"])
             .args(["--log-level=warn", "--data-dir"])
             .arg(data);
         // Not its usual port: several nodes may run at once.
-        command.arg(match how.protocol {
-            Protocol::Quic => "--quic-listen=127.0.0.1:0",
-            _ => "--quic-listen=off",
+        command.arg(match how.protocols.contains(&Protocol::Quic) {
+            true => "--quic-listen=127.0.0.1:0",
+            false => "--quic-listen=off",
         });
+        if how.protocols.contains(&Protocol::Mqtt) {
+            command.arg("--mqtt-listen=127.0.0.1:0");
+        }
         if how.encryption == Encryption::Tls {
             command.env("WEFT_GRPC__TLS_LISTEN", "127.0.0.1:0");
         }
@@ -138,10 +153,11 @@ impl Node {
             },
             pid: Some(server.pid()),
             server: Some(server),
+            lifted,
         })
     }
 
-    /// A node that runs already, at these URLs (`grpc://`, `weft://`, `http://`), in this process where it is on this machine.
+    /// A node that runs already, at these URLs (`grpc://`, `weft://`, `http://`, `mqtt://`), in this process where it is on this machine.
     pub fn at(urls: &[String], ca_pem: Option<Vec<u8>>, pid: Option<u32>) -> Result<Self, String> {
         let mut endpoints = Endpoints {
             ca_pem,
@@ -153,13 +169,15 @@ impl Node {
                 "grpc" | "grpcs" => endpoints.grpc = Some(url.clone()),
                 "weft" => endpoints.quic = Some(url.clone()),
                 "http" | "ws" => endpoints.http = Some(host.trim_end_matches('/').to_owned()),
-                _ => return Err(format!("{url}: known schemes are grpc, grpcs, weft, http and ws")),
+                "mqtt" => endpoints.mqtt = Some(host.trim_end_matches('/').to_owned()),
+                _ => return Err(format!("{url}: known schemes are grpc, grpcs, weft, http, ws and mqtt")),
             }
         }
         Ok(Self {
             endpoints,
             pid: pid.map(Pid),
             server: None,
+            lifted: Vec::new(),
         })
     }
 
@@ -180,12 +198,8 @@ impl Node {
 
     /// The bounds that were lifted for it; none where it was not started here.
     pub fn lifted(&self) -> Vec<String> {
-        let names = LIFTED.map(|(name, value)| format!("{name}={value}"));
-        if self.server.is_some() {
-            names.into()
-        } else {
-            Vec::new()
-        }
+        let named = self.lifted.iter().map(|(name, value)| format!("{name}={value}"));
+        named.collect()
     }
 }
 
@@ -198,6 +212,7 @@ impl Endpoints {
             grpc: tls.or_else(|| listener(line, "grpc").map(|host| format!("grpc://{host}"))),
             quic,
             http: listener(line, "http"),
+            mqtt: listener(line, "mqtt"),
             // The certificate that a node in development mode makes for itself.
             ca_pem: fs::read(data.join("tls.certificate.pem")).ok(),
             quic_mtu: None,
@@ -222,10 +237,12 @@ mod tests {
         assert_eq!(endpoints.http.as_deref(), Some("127.0.0.1:8000"));
         assert_eq!(endpoints.grpc.as_deref(), Some("grpc://127.0.0.1:50051"));
         assert_eq!(endpoints.quic, None);
-        let line = format!("{line} grpc-tls=127.0.0.1:50052 quic=127.0.0.1:4433 certificate=sha256:00");
+        let line =
+            format!("{line} grpc-tls=127.0.0.1:50052 quic=127.0.0.1:4433 mqtt=127.0.0.1:1883 certificate=sha256:00");
         let endpoints = Endpoints::of_ready_line(&line, Path::new("/nowhere"));
         assert_eq!(endpoints.grpc.as_deref(), Some("grpcs://127.0.0.1:50052"));
         assert_eq!(endpoints.quic.as_deref(), Some("weft://127.0.0.1:4433"));
+        assert_eq!(endpoints.mqtt.as_deref(), Some("127.0.0.1:1883"));
     }
 
     #[test]
@@ -234,11 +251,13 @@ mod tests {
             "weft://a:1".to_owned(),
             "grpcs://a:2".to_owned(),
             "http://a:3/".to_owned(),
+            "mqtt://a:4".to_owned(),
         ];
         let node = Node::at(&urls, None, None).expect("known schemes");
         assert_eq!(node.endpoints.quic.as_deref(), Some("weft://a:1"));
         assert_eq!(node.endpoints.grpc.as_deref(), Some("grpcs://a:2"));
         assert_eq!(node.endpoints.http.as_deref(), Some("a:3"));
+        assert_eq!(node.endpoints.mqtt.as_deref(), Some("a:4"));
         assert!(Node::at(&["ftp://a".to_owned()], None, None).is_err());
     }
 }

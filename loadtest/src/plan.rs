@@ -46,6 +46,7 @@ pub enum Protocol {
     Quic,
     Http,
     Websocket,
+    Mqtt,
 }
 
 /// How much is asked of the system.
@@ -87,6 +88,16 @@ pub enum Quality {
     AtLeastOnce,
     #[value(name = "2")]
     ExactlyOnce,
+}
+
+impl From<Qos> for Quality {
+    fn from(qos: Qos) -> Self {
+        match qos {
+            Qos::AtMostOnce => Self::AtMostOnce,
+            Qos::AtLeastOnce => Self::AtLeastOnce,
+            Qos::ExactlyOnce => Self::ExactlyOnce,
+        }
+    }
 }
 
 impl From<Quality> for Qos {

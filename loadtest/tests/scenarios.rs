@@ -15,7 +15,7 @@ use loadtest::{
     scenario, sweep,
 };
 
-const PROTOCOLS: [Protocol; 3] = [Protocol::Grpc, Protocol::Websocket, Protocol::Http];
+const PROTOCOLS: [Protocol; 4] = [Protocol::Grpc, Protocol::Websocket, Protocol::Http, Protocol::Mqtt];
 
 /// The `weft` binary beside this test: built by whoever builds the workspace, else now.
 static WEFT: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -44,7 +44,11 @@ static WEFT: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 fn node() -> Node {
-    Node::serve(&Serve::new(&WEFT)).expect("a node starts")
+    let serve = Serve {
+        protocols: PROTOCOLS.into(),
+        ..Serve::new(&WEFT)
+    };
+    Node::serve(&serve).expect("a node starts")
 }
 
 /// A plan of a few hundred messages.
@@ -91,6 +95,9 @@ async fn every_scenario_that_moves_messages_ends_with_all_of_them_over_every_pro
             Scenario::OfflineDrain,
             Scenario::Priorities,
         ] {
+            if (scenario, protocol) == (Scenario::Priorities, Protocol::Mqtt) {
+                continue;
+            }
             let mut plan = tiny(scenario, protocol);
             // Few enough that nothing is dropped for want of room: then a loss is a fault.
             plan.load = Load::Closed { in_flight: 8 };
@@ -111,6 +118,36 @@ async fn producers_and_consumers_may_use_different_protocols_unless_bytes_would_
     plan.receive_over = Protocol::Http;
     let refused = scenario::run(&node, &plan, &Progress::silent()).await;
     assert!(refused.is_err_and(|error| error.contains("http or websocket")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_over_mqtt_arrives_over_grpc_and_the_other_way_round() {
+    let node = node();
+    for (protocol, receive_over) in [(Protocol::Mqtt, Protocol::Grpc), (Protocol::Grpc, Protocol::Mqtt)] {
+        for scenario in [
+            Scenario::OneToOne,
+            Scenario::FanOut,
+            Scenario::Anycast,
+            Scenario::Durable,
+        ] {
+            let mut plan = tiny(scenario, protocol);
+            plan.receive_over = receive_over;
+            plan.load = Load::Closed { in_flight: 8 };
+            assert_all_arrived(&run(&node, &plan).await);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_mqtt_messages_may_be_sent_exactly_once_and_have_no_priorities() {
+    let node = node();
+    let mut plan = tiny(Scenario::OneToOne, Protocol::Mqtt);
+    plan.quality = Quality::ExactlyOnce;
+    plan.load = Load::Closed { in_flight: 8 };
+    assert_all_arrived(&run(&node, &plan).await);
+    plan.scenario = Scenario::Priorities;
+    let refused = scenario::run(&node, &plan, &Progress::silent()).await;
+    assert!(refused.is_err_and(|error| error.contains("no priority in MQTT")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +176,7 @@ async fn an_open_loop_sends_what_was_due_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_opened_and_held() {
     let node = node();
-    for protocol in [Protocol::Grpc, Protocol::Websocket] {
+    for protocol in [Protocol::Grpc, Protocol::Websocket, Protocol::Mqtt] {
         for scenario in [Scenario::ConnectionStorm, Scenario::IdleConnections] {
             let mut plan = tiny(scenario, protocol);
             plan.agents = 20;

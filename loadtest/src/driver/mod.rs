@@ -1,16 +1,24 @@
 //! One way to send and to receive, whatever the protocol.
 //!
 //! Owns the seam between what is measured and what carries it: a [`Sender`] and a [`Receiver`] per session, as an enum of drivers
-//! (a further protocol, MQTT for one, is a variant and a module). Drivers count nothing and look at no clock.
+//! (a further protocol is a variant and a module). Drivers count nothing and look at no clock.
 
 mod client;
 mod http;
+mod mqtt;
 mod websocket;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::oneshot,
+};
 use weft::{
     client::SendHandle,
     frame::{Address, Priority, Qos},
@@ -20,6 +28,7 @@ use crate::{head::Head, node::Endpoints, plan::Protocol};
 
 pub use client::Connections;
 pub use http::Connection;
+pub use mqtt::Socket as MqttSocket;
 pub use websocket::Socket;
 
 /// What went wrong with a session or one of its messages, for whoever reads the report.
@@ -79,6 +88,7 @@ pub type Arrival = Option<Head>;
 pub enum Sender {
     Client(client::ClientSender),
     Websocket(websocket::SocketSender),
+    Mqtt(mqtt::MqttSender),
     Http(http::HttpSender),
 }
 
@@ -87,6 +97,7 @@ pub enum Sender {
 pub enum Receiver {
     Client(client::ClientReceiver),
     Websocket(websocket::SocketReceiver),
+    Mqtt(mqtt::MqttReceiver),
     Http(http::HttpReceiver),
 }
 
@@ -120,6 +131,7 @@ impl Connector {
             Protocol::Websocket => websocket::SocketSender::open(self.http()?, agent)
                 .await
                 .map(Sender::Websocket),
+            Protocol::Mqtt => mqtt::MqttSender::open(self.mqtt()?, agent).await.map(Sender::Mqtt),
             Protocol::Http => http::HttpSender::open(self.http()?, agent).await.map(Sender::Http),
         }
     }
@@ -135,6 +147,9 @@ impl Connector {
             Protocol::Websocket => websocket::SocketReceiver::open(self.http()?, agent, receiving)
                 .await
                 .map(Receiver::Websocket),
+            Protocol::Mqtt => mqtt::MqttReceiver::open(self.mqtt()?, agent, receiving)
+                .await
+                .map(Receiver::Mqtt),
             Protocol::Http => http::HttpReceiver::open(self.http()?, agent, receiving)
                 .await
                 .map(Receiver::Http),
@@ -148,6 +163,14 @@ impl Connector {
             .as_deref()
             .ok_or_else(|| "the node has no HTTP listener; name it with --url http://HOST:PORT".into())
     }
+
+    /// `host:port` of MQTT.
+    pub fn mqtt(&self) -> Result<&str, Failure> {
+        self.endpoints
+            .mqtt
+            .as_deref()
+            .ok_or_else(|| "the node has no MQTT listener; name it with --url mqtt://HOST:PORT".into())
+    }
 }
 
 impl Sender {
@@ -155,7 +178,7 @@ impl Sender {
     pub fn in_flight_max(&self) -> usize {
         match self {
             Self::Http(_) => 1,
-            Self::Client(_) | Self::Websocket(_) => usize::MAX,
+            Self::Client(_) | Self::Websocket(_) | Self::Mqtt(_) => usize::MAX,
         }
     }
 
@@ -164,6 +187,7 @@ impl Sender {
         match self {
             Self::Client(sender) => sender.send(message).await,
             Self::Websocket(sender) => sender.send(message).await,
+            Self::Mqtt(sender) => sender.send(message).await,
             Self::Http(sender) => sender.send(message).await,
         }
     }
@@ -181,7 +205,7 @@ impl Sender {
     ) -> Result<(), Failure> {
         match self {
             Self::Client(sender) => sender.send_run(message, bodies).await,
-            Self::Websocket(_) | Self::Http(_) => {
+            Self::Websocket(_) | Self::Mqtt(_) | Self::Http(_) => {
                 for body in bodies {
                     let body = Bytes::copy_from_slice(body);
                     self.send(Outgoing { body, ..message }).await?;
@@ -196,6 +220,7 @@ impl Sender {
         match self {
             Self::Client(_) | Self::Http(_) => Ok(()),
             Self::Websocket(sender) => sender.flush().await,
+            Self::Mqtt(sender) => sender.flush().await,
         }
     }
 
@@ -204,6 +229,7 @@ impl Sender {
         match self {
             Self::Client(sender) => sender.close(patience).await,
             Self::Websocket(mut sender) => drop(sender.flush().await),
+            Self::Mqtt(sender) => sender.close().await,
             Self::Http(_) => {}
         }
     }
@@ -215,6 +241,7 @@ impl Receiver {
         match self {
             Self::Client(receiver) => receiver.receive(into, max).await,
             Self::Websocket(receiver) => receiver.receive(into, max).await,
+            Self::Mqtt(receiver) => receiver.receive(into, max).await,
             Self::Http(receiver) => receiver.receive(into, max).await,
         }
     }
@@ -224,6 +251,7 @@ impl Receiver {
         match self {
             Self::Client(receiver) => receiver.settle().await,
             Self::Websocket(receiver) => receiver.settle().await,
+            Self::Mqtt(receiver) => receiver.settle().await,
             Self::Http(receiver) => receiver.settle().await,
         }
     }
@@ -232,13 +260,28 @@ impl Receiver {
     pub async fn finish(self) -> u64 {
         match self {
             Self::Client(receiver) => receiver.finish().await,
-            Self::Websocket(_) | Self::Http(_) => 0,
+            Self::Websocket(_) | Self::Mqtt(_) | Self::Http(_) => 0,
         }
     }
 }
 
+/// A connection that sends at once; from this address where one is given.
+async fn connect(host: &str, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
+    let stream = match source {
+        None => TcpStream::connect(host).await?,
+        Some(source) => {
+            let server: SocketAddr = host.parse().map_err(std::io::Error::other)?;
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::new(source, 0))?;
+            socket.connect(server).await?
+        }
+    };
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// A fresh Internet address of loopback for a session, so that no address has more sessions than a node allows or ports has.
-pub(crate) fn source_of(index: usize) -> std::net::IpAddr {
+pub(crate) fn source_of(index: usize) -> IpAddr {
     use std::net::Ipv4Addr;
     /// Well below what one address has of ephemeral ports.
     const SESSIONS_PER_ADDRESS: usize = 200;

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -14,16 +14,13 @@ use std::{
 use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpSocket, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
     sync::oneshot,
     task::JoinHandle,
     time::timeout,
 };
 
-use super::{Answer, Arrival, Failure, Outgoing, Receiving, http::write_send};
+use super::{Answer, Arrival, Failure, Outgoing, Receiving, connect, http::write_send};
 use crate::head::Head;
 
 /// How long a session may take until its welcome.
@@ -79,7 +76,6 @@ impl Socket {
 
     async fn handshake(host: &str, agent: &str, source: Option<IpAddr>) -> Result<Self, Failure> {
         let stream = connect(host, source).await.map_err(|error| error.to_string())?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (reader, writer) = stream.into_split();
         let mut socket = Self {
             reader: Reader {
@@ -125,16 +121,6 @@ impl Socket {
             self.reader.forget();
         }
     }
-}
-
-async fn connect(host: &str, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
-    let Some(source) = source else {
-        return TcpStream::connect(host).await;
-    };
-    let server: SocketAddr = host.parse().map_err(std::io::Error::other)?;
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::new(source, 0))?;
-    socket.connect(server).await
 }
 
 impl Reader {

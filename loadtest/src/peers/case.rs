@@ -7,6 +7,7 @@ use super::{
     client::{Language, Security},
     figures::{Figure, Figures},
     limits,
+    mqtt::{self, Broker, Idle, Pairs, Work},
     ours::Ours,
     slim::Slim,
     workload::{self, Extent, Peer, Shape},
@@ -56,6 +57,8 @@ pub enum Case {
     RedisStream,
     Mosquitto,
     Rumqttd,
+    Mqtt(Broker, Work, Pairs),
+    MqttIdle(Broker, Idle),
     RelayQuic,
     RelayQuic6400,
     RelayGrpc,
@@ -70,6 +73,8 @@ pub struct Setting {
     pub weft: PathBuf,
     pub data_parent: PathBuf,
     pub extent: Extent,
+    /// Bytes of a body of the MQTT cases.
+    pub mqtt_body_bytes: usize,
     /// Pairs of agents of the 1→1 cases.
     pub pairs: usize,
     /// Agents of a fan.
@@ -158,6 +163,8 @@ impl Case {
             Self::RedisStream => "redis stream, fsync always",
             Self::Mosquitto => "mosquitto QoS 0",
             Self::Rumqttd => "rumqttd QoS 0",
+            Self::Mqtt(broker, work, pairs) => mqtt::name(broker, work, pairs),
+            Self::MqttIdle(broker, idle) => mqtt::idle_name(broker, idle),
             Self::RelayQuic => "bare QUIC relay",
             Self::RelayQuic6400 => "bare QUIC relay, MTU 6400",
             Self::RelayGrpc => "bare gRPC relay",
@@ -206,6 +213,17 @@ impl Case {
             }
             Self::Mosquitto => publish(mosquitto(setting)?, pairs).await,
             Self::Rumqttd => publish(rumqttd(setting)?, pairs).await,
+            Self::Mqtt(broker @ (Broker::Rumqttd | Broker::Mosquitto), work, pairs) => {
+                let peer = broker_of(setting, broker)?;
+                let pid = Some(peer.server.pid());
+                let figures = mqtt::pairs(peer.address, pid, work, pairs, setting.mqtt_extent()).await;
+                figures.map_err(Absent::Failed)
+            }
+            Self::MqttIdle(broker @ (Broker::Rumqttd | Broker::Mosquitto), idle) => {
+                let peer = broker_of(setting, broker)?;
+                let figures = mqtt::idle(&peer.address.to_string(), peer.server.pid(), idle).await;
+                figures.map_err(Absent::Failed)
+            }
             Self::RelayQuic => limits::relay_quic(extent, limits::MTU_INTERNET)
                 .await
                 .map_err(Absent::Failed),
@@ -223,6 +241,16 @@ impl Case {
                 blocking(Box::new(move || peer.publish_subscribe(pairs, extent))).await
             }
             _ => ours.run(self).await,
+        }
+    }
+}
+
+impl Setting {
+    /// Of the MQTT cases.
+    pub const fn mqtt_extent(&self) -> Extent {
+        Extent {
+            body_bytes: self.mqtt_body_bytes,
+            ..self.extent
         }
     }
 }
@@ -329,6 +357,14 @@ fn mqtt(mut command: Command, setting: &Setting, configuration: impl FnOnce(u16)
     })
 }
 
+fn broker_of(setting: &Setting, broker: Broker) -> Result<Peer, Absent> {
+    match broker {
+        Broker::Rumqttd => rumqttd(setting),
+        Broker::Mosquitto => mosquitto(setting),
+        Broker::Weft => Err(Absent::Failed("weft is no peer of its own".into())),
+    }
+}
+
 fn mosquitto(setting: &Setting) -> Result<Peer, Absent> {
     mqtt(program(setting, MOSQUITTO)?, setting, |port| {
         // Started by root it would become a user that can't read its configuration.
@@ -344,7 +380,7 @@ fn rumqttd(setting: &Setting) -> Result<Peer, Absent> {
     command.arg("-q");
     mqtt(command, setting, |port| {
         format!(
-            "id = 0\n[router]\nid = 0\nmax_connections = 10010\nmax_outgoing_packet_count = 200\n\
+            "id = 0\n[router]\nid = 0\nmax_connections = 20000\nmax_outgoing_packet_count = 200\n\
              max_segment_size = 104857600\nmax_segment_count = 10\n[v4.1]\nname = \"v4-1\"\n\
              listen = \"127.0.0.1:{port}\"\nnext_connection_delay_ms = 1\n[v4.1.connections]\n\
              connection_timeout_ms = 60000\nmax_payload_size = 1048576\nmax_inflight_count = 1000\ndynamic_filters = true\n"

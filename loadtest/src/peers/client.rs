@@ -5,6 +5,7 @@ use std::{io::Result, net::SocketAddr, sync::Arc};
 use rustls::ClientConfig;
 
 use super::{mqtt::Mqtt, nats::Nats, redis::Redis};
+use crate::{mqtt::Lasting, plan::Quality};
 
 /// Whether a connection is encrypted.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ impl Client {
         Ok(match language {
             Language::Nats => Self::Nats(Nats::open(server, security)?),
             Language::Redis => Self::Redis(Redis::open(server)?),
-            Language::Mqtt => Self::Mqtt(Mqtt::open(server, security, name)?),
+            Language::Mqtt => Self::Mqtt(Mqtt::open(server, security, name, Lasting::Clean)?),
         })
     }
 
@@ -44,7 +45,7 @@ impl Client {
         match self {
             Self::Nats(client) => client.subscribe(subject),
             Self::Redis(client) => client.subscribe(subject),
-            Self::Mqtt(client) => client.subscribe(subject),
+            Self::Mqtt(client) => client.subscribe(subject, Quality::AtMostOnce),
         }
     }
 

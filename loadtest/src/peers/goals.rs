@@ -3,7 +3,11 @@
 //! A goal sets one figure of a case of weft against the same figure of another case, or against a number. Ratios are taken within
 //! a round and judged by their median over the rounds.
 
-use super::{case::Case, figures::Figure};
+use super::{
+    case::Case,
+    figures::Figure,
+    mqtt::{Broker, Idle, Pairs, Work},
+};
 
 /// A goal.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +41,17 @@ const fn goal(id: &'static str, ours: Case, figure: Figure, bound: Bound) -> Goa
     }
 }
 
-/// All of them. P5 comes with MQTT, P9 with the cluster.
+/// MQTT of weft at this work against another broker at that.
+const fn mqtt_goal(pairs: Pairs, ours: Work, least: f64, broker: Broker, theirs: Work) -> Goal {
+    goal(
+        "P5",
+        Case::Mqtt(Broker::Weft, ours, pairs),
+        Figure::PerSecond,
+        Bound::AtLeast(least, Case::Mqtt(broker, theirs, pairs)),
+    )
+}
+
+/// All of them. P9 comes with the cluster.
 pub const GOALS: &[Goal] = &[
     goal(
         "P1",
@@ -171,6 +185,12 @@ pub const GOALS: &[Goal] = &[
         Figure::PerSecond,
         Bound::AtLeast(0.45, Case::Fdatasync),
     ),
+    mqtt_goal(Pairs::One, Work::Qos0, 1.6, Broker::Rumqttd, Work::Qos0),
+    mqtt_goal(Pairs::Four, Work::Qos0, 1.6, Broker::Rumqttd, Work::Qos0),
+    mqtt_goal(Pairs::One, Work::Qos1, 1.0, Broker::Rumqttd, Work::Qos1),
+    mqtt_goal(Pairs::Four, Work::Qos1, 1.0, Broker::Rumqttd, Work::Qos1),
+    mqtt_goal(Pairs::One, Work::Qos1Durable, 3.0, Broker::Mosquitto, Work::Qos1),
+    mqtt_goal(Pairs::Four, Work::Qos1Durable, 3.0, Broker::Mosquitto, Work::Qos1),
     goal(
         "P6",
         Case::WeftHttpRaw,
@@ -264,6 +284,12 @@ pub const GOALS: &[Goal] = &[
         Figure::BytesEach,
         Bound::Below(12.0 * KIB),
     ),
+    goal(
+        "P11",
+        Case::MqttIdle(Broker::Weft, Idle::Connected),
+        Figure::BytesEach,
+        Bound::Below(6.0 * KIB),
+    ),
     goal("P11", Case::WeftIdleGrpc, Figure::BytesEach, Bound::Below(40.0 * KIB)),
     goal("P11", Case::WeftIdleQuic, Figure::BytesEach, Bound::Below(40.0 * KIB)),
     goal("P12", Case::WeftStart, Figure::ReadyMillis, Bound::Below(150.0)),
@@ -275,14 +301,36 @@ pub const GOALS: &[Goal] = &[
     ),
 ];
 
-/// Cases that stand beside the goals for comparison alone.
-pub const BESIDE: &[Case] = &[
-    Case::WeftGrpc,
-    Case::WeftGrpcRaw,
-    Case::Nats,
-    Case::RedisPubSub,
-    Case::Mosquitto,
-    Case::Rumqttd,
+/// Cases that stand beside these goals for comparison alone.
+pub const BESIDE: &[(&[&str], &[Case])] = &[
+    (
+        &["P1", "P2", "P3"],
+        &[
+            Case::WeftGrpc,
+            Case::WeftGrpcRaw,
+            Case::Nats,
+            Case::RedisPubSub,
+            Case::Mosquitto,
+            Case::Rumqttd,
+        ],
+    ),
+    (
+        &["P5"],
+        &[
+            Case::Mqtt(Broker::Mosquitto, Work::Qos0, Pairs::One),
+            Case::Mqtt(Broker::Mosquitto, Work::Qos0, Pairs::Four),
+        ],
+    ),
+    (
+        &["P11"],
+        &[
+            Case::MqttIdle(Broker::Weft, Idle::Subscribed),
+            Case::MqttIdle(Broker::Mosquitto, Idle::Connected),
+            Case::MqttIdle(Broker::Mosquitto, Idle::Subscribed),
+            Case::MqttIdle(Broker::Rumqttd, Idle::Connected),
+            Case::MqttIdle(Broker::Rumqttd, Idle::Subscribed),
+        ],
+    ),
 ];
 
 impl Bound {
@@ -319,7 +367,7 @@ mod tests {
 
     #[test]
     fn every_goal_that_this_version_can_have_is_in_the_table() {
-        for id in ["P1", "P2", "P3", "P4", "P6", "P7", "P8", "P10", "P11", "P12"] {
+        for id in ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P10", "P11", "P12"] {
             assert!(GOALS.iter().any(|goal| goal.id == id), "{id}");
         }
     }

@@ -10,7 +10,9 @@ use weft::{
 use super::{
     case::{Absent, Case, Setting, of_start},
     figures::{Figure, Figures},
-    limits, raw,
+    limits,
+    mqtt::{self, Broker, Idle, Pairs, Work},
+    raw,
     workload::Shape,
 };
 use crate::{
@@ -74,6 +76,8 @@ impl Ours<'_> {
             Case::WeftIdleGrpc => self.idle(Protocol::Grpc).await,
             Case::WeftIdleQuic => self.idle(Protocol::Quic).await,
             Case::WeftStart => self.start(),
+            Case::Mqtt(Broker::Weft, work, pairs) => self.mqtt(work, pairs).await,
+            Case::MqttIdle(Broker::Weft, idle) => self.mqtt_idle(idle).await,
             _ => Err(format!("{} is not weft's", case.name())),
         };
         figures.map_err(Absent::Failed)
@@ -106,7 +110,7 @@ impl Ours<'_> {
 
     async fn pairs(self, protocol: Protocol, change: impl FnOnce(&mut Serve)) -> Result<Figures, String> {
         let mut serve = self.serve();
-        serve.protocol = protocol;
+        serve.protocols = vec![protocol];
         change(&mut serve);
         self.measure(&serve, &self.pairs_plan(protocol)).await
     }
@@ -121,7 +125,7 @@ impl Ours<'_> {
 
     async fn quic_raw(self, mtu: Option<u16>) -> Result<Figures, String> {
         let node = Node::serve(&Serve {
-            protocol: Protocol::Quic,
+            protocols: vec![Protocol::Quic],
             quic_mtu: mtu,
             ..self.serve()
         })?;
@@ -173,7 +177,7 @@ impl Ours<'_> {
     /// QUIC is always encrypted; this says whether gRPC is.
     async fn request(self, protocol: Protocol, encryption: Encryption) -> Result<Figures, String> {
         let serve = Serve {
-            protocol,
+            protocols: vec![protocol],
             encryption,
             ..self.serve()
         };
@@ -213,9 +217,30 @@ impl Ours<'_> {
 
     async fn idle(self, protocol: Protocol) -> Result<Figures, String> {
         let mut serve = self.serve();
-        serve.protocol = protocol;
+        serve.protocols = vec![protocol];
         self.measure(&serve, &self.plan(Scenario::IdleConnections, protocol, IDLE_SESSIONS))
             .await
+    }
+
+    /// What lasts is on disk, everything else in a node without one.
+    async fn mqtt(self, work: Work, pairs: Pairs) -> Result<Figures, String> {
+        let mut serve = self.serve();
+        serve.protocols = vec![Protocol::Mqtt];
+        if work != Work::Qos1Durable {
+            serve.arguments.push("--memory".to_owned());
+        }
+        let node = Node::serve(&serve)?;
+        let host = node.endpoints.mqtt.as_deref().ok_or("the node has no MQTT listener")?;
+        let address = host.parse().map_err(|error| format!("{host}: {error}"))?;
+        mqtt::pairs(address, node.pid(), work, pairs, self.0.mqtt_extent()).await
+    }
+
+    async fn mqtt_idle(self, idle: Idle) -> Result<Figures, String> {
+        let mut serve = self.serve();
+        serve.protocols = vec![Protocol::Mqtt];
+        let node = Node::serve(&serve)?;
+        let host = node.endpoints.mqtt.as_deref().ok_or("the node has no MQTT listener")?;
+        mqtt::idle(host, node.pid().ok_or("started here")?, idle).await
     }
 
     fn start(self) -> Result<Figures, String> {

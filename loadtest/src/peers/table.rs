@@ -15,7 +15,7 @@ use crate::report::text::short;
 /// The whole table.
 pub fn text(goals: &[Goal], results: &Results) -> String {
     let mut text = format!(
-        "{:<5} {:<36} {:<12} {:<38} {:>26}  {}\n",
+        "{:<5} {:<42} {:<12} {:<46} {:>26}  {}\n",
         "goal", "weft", "figure", "bound", "median (min–max)", "holds"
     );
     for goal in goals {
@@ -25,7 +25,7 @@ pub fn text(goals: &[Goal], results: &Results) -> String {
         };
         let _ = writeln!(
             text,
-            "{:<5} {:<36} {:<12} {:<38} {shown:>26}  {holds}",
+            "{:<5} {:<42} {:<12} {:<46} {shown:>26}  {holds}",
             goal.id,
             goal.ours.name(),
             figure_name(goal.figure),
@@ -95,7 +95,7 @@ fn case_line(case: Case, rounds: &[Result<super::Figures, Absent>]) -> String {
     if parts.is_empty() {
         return String::new();
     }
-    format!("  {:<36} {}\n", case.name(), parts.join("; "))
+    format!("  {:<42} {}\n", case.name(), parts.join("; "))
 }
 
 /// Cases without a figure, or with rounds that failed, and why.

@@ -68,6 +68,14 @@ impl Wire {
         })
     }
 
+    /// How long [`Self::fill`] waits for bytes, where it is not as long as a run may hang.
+    pub fn wait_at_most(&self, patience: Duration) -> Result<()> {
+        match &self.stream {
+            Stream::Plain(stream) => stream.set_read_timeout(Some(patience)),
+            Stream::Tls(stream) => stream.sock.set_read_timeout(Some(patience)),
+        }
+    }
+
     /// Goes on encrypted, trusting this authority.
     pub fn encrypt(self, authority: Arc<ClientConfig>) -> Result<Self> {
         let Stream::Plain(stream) = self.stream else {

@@ -142,12 +142,22 @@ fn broadcast(layout: &mut Layout, plan: &Plan, members: usize) -> Result<(), Fai
     Ok(())
 }
 
+/// To a capability; over MQTT to a topic with a shared subscription, which is how its clients have it.
 fn anycast(layout: &mut Layout, plan: &Plan, agents: usize) -> Result<(), Failure> {
     for _ in 0..agents {
         layout.consumer("worker");
     }
-    let capability = Capability::new(capability(layout)).map_err(|error| error.to_string())?;
-    layout.producer(plan, &Address::any(&capability), (0..agents).collect(), Sharing::OneOf);
+    let to = if plan.receive_over == Protocol::Mqtt {
+        let topic = format!("loadtest/{:04x}", layout.run);
+        for consumer in &mut layout.consumers {
+            consumer.topics = vec![format!("$share/workers/{topic}")];
+        }
+        Address::topic(&TopicName::new(&topic).map_err(|error| error.to_string())?)
+    } else {
+        let capability = Capability::new(capability(layout)).map_err(|error| error.to_string())?;
+        Address::any(&capability)
+    };
+    layout.producer(plan, &to, (0..agents).collect(), Sharing::OneOf);
     layout.share_rate();
     Ok(())
 }
@@ -274,6 +284,22 @@ mod tests {
         assert_eq!(
             producers(Load::Open { rate_per_s: 640.0 }),
             producers(Load::Closed { in_flight: 256 })
+        );
+    }
+
+    #[test]
+    fn over_mqtt_one_of_many_is_a_shared_subscription() {
+        let layout = layout(Scenario::Anycast, |plan| {
+            plan.receive_over = Protocol::Mqtt;
+            plan.agents = 2;
+        });
+        let topic = layout.producers[0].to.as_str().strip_prefix("topic:").expect("a topic");
+        let shared = format!("$share/workers/{topic}");
+        assert!(
+            layout
+                .consumers
+                .iter()
+                .all(|consumer| consumer.topics == [shared.as_str()])
         );
     }
 

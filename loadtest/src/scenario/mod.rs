@@ -43,8 +43,11 @@ pub async fn run(node: &Node, plan: &Plan, progress: &Progress) -> Result<Run, F
     run
 }
 
-/// Bodies sent as bytes are base64 in JSON, which would be measured as well, and is not read here.
+/// Bodies sent as bytes are base64 in JSON, which would be measured as well, and is not read here. MQTT 3.1.1 has no priorities.
 fn check(plan: &Plan) -> Result<(), Failure> {
+    if plan.scenario == Scenario::Priorities && plan.protocol == Protocol::Mqtt {
+        return Err("a message has no priority in MQTT 3.1.1: priorities needs another --protocol".into());
+    }
     let is_json = |protocol| matches!(protocol, Protocol::Http | Protocol::Websocket);
     if is_json(plan.receive_over) && !is_json(plan.protocol) {
         return Err(format!(
@@ -60,7 +63,8 @@ async fn prepared(connector: &Connector, plan: &Plan) -> Result<Layout, Failure>
     let layout = layout::of(plan)?;
     match plan.scenario {
         Scenario::Groups => make_group(connector, &layout).await?,
-        Scenario::Anycast => register(connector, &layout).await?,
+        // Members of a shared subscription need no capability.
+        Scenario::Anycast if plan.receive_over != Protocol::Mqtt => register(connector, &layout).await?,
         _ => {}
     }
     Ok(layout)

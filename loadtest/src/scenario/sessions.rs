@@ -11,17 +11,18 @@ use weft::time::monotonic;
 
 use crate::{
     clock::nanos,
-    driver::{Connector, Failure, Receiver, Receiving, Socket, source_of},
+    driver::{Connector, Failure, MqttSocket, Receiver, Receiving, Socket, source_of},
     measure::{latency::Recorder, process::Sample},
+    mqtt,
     node::Node,
-    plan::{Plan, Protocol},
+    plan::{Plan, Protocol, Quality},
     report::{Run, count},
     traffic::Layout,
 };
 
 /// Sessions that are opened at once; a node lets one address have 32 connections that have not said who they are.
 const OPENING_MAX: usize = 16;
-/// Sessions of one agent; a node allows 8.
+/// Sessions of one agent; a node allows 8. Over MQTT a client has one.
 const SESSIONS_PER_AGENT: usize = 8;
 /// How long one session may take to open.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
@@ -33,6 +34,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 enum Held {
     Session(#[expect(dead_code, reason = "held so that the session stays")] Box<Receiver>),
     Socket(Socket),
+    Mqtt(MqttSocket),
 }
 
 /// Opens sessions as fast as the node takes them, all at once as far as [`OPENING_MAX`] lets them.
@@ -73,6 +75,7 @@ pub async fn idle(node: &Node, connector: &Connector, plan: &Plan) -> Result<Run
     for held in first.into_iter().chain(held) {
         match held {
             Held::Socket(socket) => drop(tasks.spawn(socket.idle())),
+            Held::Mqtt(socket) => drop(tasks.spawn(socket.idle())),
             Held::Session(_) => sessions.push(held),
         }
     }
@@ -116,7 +119,11 @@ async fn open_all(connector: &Connector, plan: &Plan, sessions: usize) -> (Vec<H
     let mut opening = JoinSet::new();
     for index in 0..sessions {
         let (turns, connector, protocol) = (turns.clone(), connector.clone(), plan.protocol);
-        let agent = layout.agent("idle", index / SESSIONS_PER_AGENT);
+        let sessions_per_agent = match protocol {
+            Protocol::Mqtt => 1,
+            _ => SESSIONS_PER_AGENT,
+        };
+        let agent = layout.agent("idle", index / sessions_per_agent);
         opening.spawn(async move {
             let _turn = turns.acquire().await.map_err(|error| error.to_string())?;
             let begun = monotonic();
@@ -141,13 +148,20 @@ async fn open_all(connector: &Connector, plan: &Plan, sessions: usize) -> (Vec<H
 }
 
 async fn open_one(connector: &Connector, protocol: Protocol, agent: &str, index: usize) -> Result<Held, Failure> {
+    // Source addresses of loopback reach nodes on this machine alone.
+    let source = |host: &str| host.starts_with("127.").then(|| source_of(index));
     match protocol {
-        Protocol::Http => Err("HTTP has no sessions to hold; websocket, grpc and quic have".to_owned()),
+        Protocol::Http => Err("HTTP has no sessions to hold; websocket, grpc, quic and mqtt have".to_owned()),
         Protocol::Websocket => {
             let host = connector.http()?;
-            // Source addresses of loopback reach nodes on this machine alone.
-            let source = host.starts_with("127.").then(|| source_of(index));
-            Socket::open(host, agent, source).await.map(Held::Socket)
+            Socket::open(host, agent, source(host)).await.map(Held::Socket)
+        }
+        // With its inbox open, as the others have it.
+        Protocol::Mqtt => {
+            let host = connector.mqtt()?;
+            let mut socket = MqttSocket::open(host, agent, source(host)).await?;
+            socket.subscribe(mqtt::INBOX, Quality::AtMostOnce).await?;
+            Ok(Held::Mqtt(socket))
         }
         Protocol::Grpc | Protocol::Quic => {
             let receiver = connector.receiver(protocol, agent, &Receiving::default()).await?;
