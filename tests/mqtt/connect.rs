@@ -214,8 +214,11 @@ fn packets_behind_a_connect_without_waiting_are_taken() {
         let subscription = subscribe(version, 7, &[("hasty", 0)], &[]);
         client.send(&[connect.bytes(), subscription, PINGREQ.to_vec()].concat());
         client.expect(&yes(version, 0));
-        client.expect(&packet(SUBACK, &[&7u16.to_be_bytes(), &properties(version, &[]), &[0]]));
-        client.expect(&PINGRESP);
+        // Nothing says in which order.
+        let mut answers = [client.packet().bytes(), client.packet().bytes()];
+        answers.sort();
+        assert_eq!(answers[0], packet(SUBACK, &[&7u16.to_be_bytes(), &properties(version, &[]), &[0]]));
+        assert_eq!(answers[1], PINGRESP);
     }
 }
 
@@ -262,8 +265,8 @@ fn silence_beyond_the_keep_alive_ends_it() {
 fn keep_alive_0_is_allowed() {
     let broker = Broker::start();
     for version in BOTH {
-        let connect = Connect::new(version, "patient");
-        assert_eq!(connect.keep_alive, 0);
+        let mut connect = Connect::new(version, "patient");
+        connect.keep_alive = 0;
         broker.connect(&connect).0.alive();
     }
 }

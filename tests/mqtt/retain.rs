@@ -13,6 +13,7 @@ fn the_last_retained_message_of_each_topic_is_sent_to_a_new_subscription() {
             }
             // Not retained: neither stored nor a replacement.
             client.publish(Publish::new("r/a", "passing").qos(qos, 0));
+            client.alive();
             let mut subscriber = broker.client(version, "late");
             subscriber.subscribe("r/+", 2);
             let mut heard = subscriber.until_fence(&broker);

@@ -31,8 +31,10 @@ fn a_session_keeps_its_subscriptions_and_messages() {
             other.publish(Publish::new("away/x", &number.to_string()).qos(1 + number % 2, 0));
         }
         let mut client = broker.resume(&lasting, true);
-        let heard = client.until_fence(&broker);
-        assert_eq!(payloads(&heard), ["0", "1", "2", "3", "4", "5"]);
+        let mut heard = client.until_fence(&broker);
+        // Order is promised for one QoS only; the sort keeps what there is within each.
+        heard.sort_by_key(|publish| publish.qos);
+        assert_eq!(payloads(&heard), ["0", "2", "4", "1", "3", "5"]);
         assert!(heard.iter().all(|publish| !publish.dup), "none of them was sent before");
         client.disconnect();
         broker.resume(&Connect::new(version, "away"), false).disconnect();

@@ -214,35 +214,45 @@ impl Client {
     pub fn until_fence(&mut self, broker: &Broker) -> Vec<Publish> {
         static NUMBERS: AtomicU32 = AtomicU32::new(0);
         let fence = format!("{FENCES}{}", NUMBERS.fetch_add(1, Ordering::Relaxed));
-        self.send(&subscribe(self.version, FENCE_ID, &[(&fence, 0)], &[]));
+        self.send(&subscribe(self.version, FENCE_ID, &[(&fence, 2)], &[]));
+        // One for each QoS, since order is promised for one QoS only.
+        let (mut missing, mut unreleased) = (3, 0);
         let mut heard = Vec::new();
-        loop {
+        while missing > 0 || unreleased > 0 {
             let packet = self.packet();
             match packet.kind() {
                 // Of a subscription that the test did not wait for.
                 SUBACK if packet.id() != FENCE_ID => {}
                 SUBACK => {
                     let mut other = broker.client(self.version, "fence");
-                    other.publish(Publish::new(&fence, "fence").qos(1, 0));
+                    for qos in 0..3 {
+                        other.publish(Publish::new(&fence, "fence").qos(qos, 0));
+                    }
                 }
-                PUBREL => self.acknowledge(PUBCOMP, packet.id()),
+                0x60 => {
+                    unreleased -= i32::from(unreleased > 0);
+                    self.acknowledge(PUBCOMP, packet.id());
+                }
                 PUBACK | PUBREC | PUBCOMP => {}
                 _ => {
                     let publish = packet.publish(self.version);
-                    if publish.topic == fence.as_bytes() {
-                        return heard;
-                    }
                     match publish.qos {
                         0 => {}
                         1 => self.acknowledge(PUBACK, publish.id),
-                        _ => self.acknowledge(PUBREC, publish.id),
+                        _ => {
+                            unreleased += 1;
+                            self.acknowledge(PUBREC, publish.id);
+                        }
                     }
-                    if !publish.topic.starts_with(FENCES.as_bytes()) {
+                    if publish.topic == fence.as_bytes() {
+                        missing -= 1;
+                    } else if !publish.topic.starts_with(FENCES.as_bytes()) {
                         heard.push(publish);
                     }
                 }
             }
         }
+        heard
     }
 
     pub fn id(&mut self) -> u16 {

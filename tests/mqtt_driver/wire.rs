@@ -130,7 +130,7 @@ impl Connect {
             version,
             client: client.into(),
             clean: true,
-            keep_alive: 0,
+            keep_alive: 60,
             properties: Vec::new(),
             will: None,
             user: None,
