@@ -73,7 +73,11 @@ impl<A> ShardState<A> {
                 debug_assert!(Arc::ptr_eq(&known.credit, &consumer.credit), "a session has one credit");
                 *known = consumer;
             }
-            None => queue.consumers.push(consumer),
+            None => {
+                // Most queues have one.
+                queue.consumers.reserve_exact(1);
+                queue.consumers.push(consumer);
+            }
         }
         for seq in self.queue_mut(ix).unpark() {
             self.return_to_lane(seq);

@@ -72,6 +72,8 @@ impl Holdings {
         }
         let opening = self.next_opening;
         self.next_opening = Opening(opening.0 + 1);
+        // Most sessions open one or two.
+        self.opened.reserve_exact(1);
         self.opened.push((address.clone(), opening));
         Some(opening)
     }
