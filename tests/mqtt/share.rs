@@ -1,0 +1,131 @@
+//! Shared subscriptions.
+
+use std::collections::BTreeSet;
+
+use crate::mqtt_driver::{Version::*, *};
+
+#[test]
+fn each_message_goes_to_one_member() {
+    let broker = Broker::start();
+    for version in BOTH {
+        let mut members: Vec<Client> = (0..3).map(|number| broker.client(version, &format!("member-{number}"))).collect();
+        for member in &mut members {
+            member.subscribe("$share/group/work/+", 1);
+        }
+        let mut outside = broker.client(version, "outside");
+        outside.subscribe("work/#", 1);
+        let mut client = broker.client(version, "pub");
+        for number in 0..30 {
+            client.publish(Publish::new("work/x", &number.to_string()).qos(1, 0));
+        }
+        let heard: Vec<String> =
+            members.iter_mut().flat_map(|member| member.until_fence(&broker)).map(|publish| publish.text().to_owned()).collect();
+        assert_eq!(heard.len(), 30, "{heard:?}");
+        assert_eq!(heard.iter().collect::<BTreeSet<_>>().len(), 30);
+        assert_eq!(outside.until_fence(&broker).len(), 30);
+    }
+}
+
+#[test]
+fn groups_are_apart() {
+    let broker = Broker::start();
+    for version in BOTH {
+        let mut one = broker.client(version, "one");
+        one.subscribe("$share/one/apart", 1);
+        let mut two = broker.client(version, "two");
+        two.subscribe("$share/two/apart", 1);
+        broker.client(version, "pub").publish(Publish::new("apart", "x").qos(1, 0));
+        assert_eq!(payloads(&one.until_fence(&broker)), ["x"]);
+        assert_eq!(payloads(&two.until_fence(&broker)), ["x"]);
+    }
+}
+
+#[test]
+fn the_granted_qos_is_kept() {
+    let broker = Broker::start();
+    for version in BOTH {
+        for granted in 0..3 {
+            let mut member = broker.client(version, "member");
+            member.subscribe("$share/g/qos", granted);
+            broker.client(version, "pub").publish(Publish::new("qos", "x").qos(2, 0));
+            assert_eq!(member.take().qos, granted);
+        }
+    }
+}
+
+#[test]
+fn ill_formed_shared_filters_are_refused() {
+    let broker = Broker::start();
+    for version in BOTH {
+        for filter in ["$share//a", "$share/g", "$share/g/", "$share/+/a", "$share/#/a", "$share/g+/a", "$share/g/a#"] {
+            let mut client = broker.client(version, "wrong");
+            client.send(&subscribe(version, 1, &[(filter, 0)], &[]));
+            match client.next() {
+                Some(packet) if packet.kind() == SUBACK => {
+                    assert_eq!(*packet.body.last().expect("a code"), if version == V5 { 0x8F } else { 0x80 }, "{filter}");
+                }
+                Some(packet) => assert!(matches!(packet.reason(), 0x81 | 0x82 | 0x8F), "{filter}: {packet:02x?}"),
+                None => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn retained_messages_are_not_sent_to_shared_subscriptions() {
+    let broker = Broker::start();
+    for version in BOTH {
+        broker.client(version, "keeper").publish(Publish::new("kept", "x").qos(1, 0).retained());
+        let mut member = broker.client(version, "member");
+        member.subscribe("$share/g/kept", 1);
+        assert!(member.until_fence(&broker).is_empty());
+    }
+}
+
+#[test]
+fn what_a_dead_member_did_not_acknowledge_goes_to_another() {
+    let broker = Broker::start();
+    for version in BOTH {
+        let mut dying = broker.client(version, "dying");
+        dying.subscribe("$share/g/heirs", 1);
+        let mut client = broker.client(version, "pub");
+        client.publish(Publish::new("heirs", "x").qos(1, 0));
+        assert_eq!(dying.hear().text(), "x");
+        let mut heir = broker.client(version, "heir");
+        heir.subscribe("$share/g/heirs", 1);
+        dying.cut();
+        if !peer() {
+            assert_eq!(heir.take().text(), "x");
+        }
+        client.publish(Publish::new("heirs", "next").qos(1, 0));
+        assert_eq!(heir.take().text(), "next");
+    }
+}
+
+#[test]
+fn an_unsubscribed_member_gets_nothing_more() {
+    let broker = Broker::start();
+    for version in BOTH {
+        let mut client = broker.client(version, "member");
+        client.subscribe("$share/g/ends", 1);
+        client.unsubscribe(&["$share/g/ends"], &[0]);
+        client.unsubscribe(&["$share/g/ends"], &[0x11]);
+        broker.client(version, "pub").publish(Publish::new("ends", "x").qos(1, 0));
+        assert!(client.until_fence(&broker).is_empty());
+    }
+}
+
+#[test]
+fn a_refused_message_of_a_shared_subscription_is_dropped() {
+    let broker = Broker::start();
+    let mut refuses = broker.client(V5, "refuses");
+    refuses.subscribe("$share/g/refuse", 1);
+    broker.client(V5, "pub").publish(Publish::new("refuse", "x").qos(1, 0));
+    let heard = refuses.hear();
+    refuses.send(&packet(PUBACK, &[&heard.id.to_be_bytes(), &[0x80]]));
+    refuses.alive();
+    let mut other = broker.client(V5, "other");
+    other.subscribe("$share/g/refuse", 1);
+    refuses.disconnect();
+    assert!(other.until_fence(&broker).is_empty());
+}

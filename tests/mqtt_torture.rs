@@ -1,0 +1,254 @@
+//! QoS 2 exactly once, from a publisher through the node to a subscriber, in both versions, while the node is killed by `kill -9` and
+//! connections are cut at random.
+//!
+//! `WEFT_MQTT_KILLS` and `WEFT_MQTT_CUTS` say how many; more finds more.
+
+#![cfg(feature = "server")]
+
+mod mqtt_driver;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use mqtt_driver::{Version::*, *};
+
+const KILLS_DEFAULT: u32 = 4;
+const CUTS_DEFAULT: u32 = 40;
+/// Longest life of a node between two kills, in milliseconds.
+const LIFE_MS_MAX: u64 = 700;
+/// Packets that a connection of the torture reads before it is cut, at most.
+const PACKETS_MAX: u64 = 120;
+/// Messages on their way at once.
+const WINDOW: usize = 8;
+/// Within this everything that was published must have come, once the torture is over.
+const DRAIN: Duration = Duration::from_secs(120);
+
+/// xorshift.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// What the torture's threads share.
+struct Torture {
+    at: std::net::SocketAddr,
+    cuts: AtomicU32,
+    cuts_wanted: u32,
+    killed: AtomicBool,
+}
+
+impl Torture {
+    fn over(&self) -> bool {
+        self.killed.load(Ordering::Relaxed) && self.cuts.load(Ordering::Relaxed) >= self.cuts_wanted
+    }
+
+    /// A connection that resumed its session; the node may be away just now.
+    fn connect(&self, version: Version, name: &str) -> Client {
+        let started = Instant::now();
+        loop {
+            assert!(started.elapsed() < DRAIN, "the node does not come back");
+            if let Ok(stream) = std::net::TcpStream::connect(self.at) {
+                drop(stream);
+                let mut client = Client::raw(self.at, version);
+                client.send_whatever(&Connect::lasting(version, name).bytes());
+                if let Ok(Some(packet)) = client.try_next() {
+                    assert_eq!((packet.first, packet.reason()), (CONNACK, 0), "{packet:02x?}");
+                    return client;
+                }
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether a connection that is still sound is to be cut now, for another `after` packets.
+    fn cut(&self, after: &mut u64, random: &mut Random) -> bool {
+        *after = after.saturating_sub(1);
+        if *after > 0 || self.cuts.load(Ordering::Relaxed) >= self.cuts_wanted {
+            return false;
+        }
+        *after = 1 + random.below(PACKETS_MAX);
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+/// A message on its way: its number, and whether it was received already and is to be released.
+struct Open {
+    number: u32,
+    received: bool,
+}
+
+fn message(version: Version, id: u16, number: u32, dup: bool) -> Vec<u8> {
+    let mut publish = Publish::new(topic(version), &number.to_string()).qos(2, id);
+    publish.dup = dup;
+    publish.bytes(version)
+}
+
+fn topic(version: Version) -> &'static str {
+    if version == V3 { "torture/3" } else { "torture/5" }
+}
+
+/// Publishes numbers until the torture is over; returns how many.
+fn produce(torture: &Torture, version: Version) -> u32 {
+    let mut random = Random(0xABCD_EF01 + u64::from(version == V5));
+    let (mut next, mut next_id, mut cut_after) = (0, 0, 20);
+    // By order of their first sending, which is that of their ids as long as these do not wrap: none is sent 60,000 times.
+    let mut open: BTreeMap<u32, (u16, Open)> = BTreeMap::new();
+    loop {
+        let mut client = torture.connect(version, &format!("producer-{version:?}"));
+        let mut sound = true;
+        for (id, message_open) in open.values() {
+            let bytes = if message_open.received {
+                packet(PUBREL, &[&id.to_be_bytes()])
+            } else {
+                message(version, *id, message_open.number, true)
+            };
+            sound &= client.send_whatever(&bytes);
+        }
+        while sound {
+            while open.len() < WINDOW && !torture.over() {
+                next_id = if next_id == 60_000 { 1 } else { next_id + 1 };
+                open.insert(next, (next_id, Open { number: next, received: false }));
+                sound &= client.send_whatever(&message(version, next_id, next, false));
+                next += 1;
+            }
+            if open.is_empty() {
+                return next;
+            }
+            let Ok(Some(packet_in)) = client.try_next() else { break };
+            let at = open.iter().find(|(_, (id, _))| *id == packet_in.id()).map(|(number, _)| *number);
+            match packet_in.kind() {
+                PUBREC => {
+                    assert!(packet_in.reason() < 0x80, "{packet_in:02x?}");
+                    if let Some(entry) = at.and_then(|at| open.get_mut(&at)) {
+                        entry.1.received = true;
+                    }
+                    sound = client.send_whatever(&packet(PUBREL, &[&packet_in.id().to_be_bytes()]));
+                }
+                PUBCOMP => {
+                    at.map(|at| open.remove(&at));
+                }
+                _ => panic!("a producer hears {packet_in:02x?}"),
+            }
+            if torture.cut(&mut cut_after, &mut random) {
+                client.cut();
+                break;
+            }
+        }
+    }
+}
+
+/// Takes numbers until all that were published are there; `published` is known once the producer has ended.
+fn consume(torture: &Torture, version: Version, published: &AtomicU32) -> Vec<u32> {
+    let mut random = Random(0x1234_5678 + u64::from(version == V5));
+    let (mut taken, mut cut_after) = (Vec::new(), 30);
+    // Ids that were answered by PUBREC and not released yet: what comes with them is no new message.
+    let mut unreleased = HashSet::new();
+    let mut over: Option<Instant> = None;
+    loop {
+        let mut client = torture.connect(version, &format!("consumer-{version:?}"));
+        // So that it looks up when nothing comes any more.
+        client.stream.set_read_timeout(Some(Duration::from_secs(1))).expect("above 0");
+        loop {
+            if published.load(Ordering::Relaxed) < u32::MAX {
+                let since = *over.get_or_insert_with(Instant::now);
+                let all = u32::try_from(taken.len()).expect("few") >= published.load(Ordering::Relaxed);
+                if (all && unreleased.is_empty()) || since.elapsed() > DRAIN {
+                    // What comes yet comes twice.
+                    while let Ok(Some(more)) = client.try_next() {
+                        if more.kind() == 0x30 {
+                            taken.push(more.publish(version).text().parse().expect("a number"));
+                        }
+                    }
+                    return taken;
+                }
+            }
+            let packet_in = match client.try_next() {
+                Ok(Some(packet_in)) => packet_in,
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => continue,
+                _ => break,
+            };
+            let sent = match packet_in.kind() {
+                0x30 => {
+                    let publish = packet_in.publish(version);
+                    assert_eq!(publish.qos, 2);
+                    if unreleased.insert(publish.id) {
+                        taken.push(publish.text().parse().expect("a number"));
+                    }
+                    client.send_whatever(&packet(PUBREC, &[&publish.id.to_be_bytes()]))
+                }
+                0x60 => {
+                    unreleased.remove(&packet_in.id());
+                    client.send_whatever(&packet(PUBCOMP, &[&packet_in.id().to_be_bytes()]))
+                }
+                _ => panic!("a consumer hears {packet_in:02x?}"),
+            };
+            if !sent {
+                break;
+            }
+            if torture.cut(&mut cut_after, &mut random) {
+                client.cut();
+                break;
+            }
+        }
+    }
+}
+
+fn count(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().map_or(default, |count| count.parse().expect("a count"))
+}
+
+#[test]
+fn qos_2_is_exactly_once_through_kills_and_cuts() {
+    let (kills, cuts) = (count("WEFT_MQTT_KILLS", KILLS_DEFAULT), count("WEFT_MQTT_CUTS", CUTS_DEFAULT));
+    let mut broker = Broker::start();
+    for version in BOTH {
+        let mut client = broker.resume(&Connect::lasting(version, &format!("consumer-{version:?}")), false);
+        client.subscribe(topic(version), 2);
+        client.disconnect();
+    }
+    let torture = Arc::new(Torture {
+        at: broker.at.mqtt,
+        cuts: AtomicU32::new(0),
+        cuts_wanted: cuts,
+        killed: AtomicBool::new(false),
+    });
+    let pairs = BOTH.map(|version| {
+        let published = Arc::new(AtomicU32::new(u32::MAX));
+        let (shared, known) = (Arc::clone(&torture), Arc::clone(&published));
+        let consumer = thread::spawn(move || consume(&shared, version, &known));
+        let shared = Arc::clone(&torture);
+        (version, thread::spawn(move || produce(&shared, version)), published, consumer)
+    });
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    for _ in 0..kills {
+        thread::sleep(Duration::from_millis(LIFE_MS_MAX / 10 + random.below(LIFE_MS_MAX)));
+        broker.kill_and_restart();
+    }
+    torture.killed.store(true, Ordering::Relaxed);
+    for (version, producer, published, consumer) in pairs {
+        let sent = producer.join().expect("the producer's assertions hold");
+        published.store(sent, Ordering::Relaxed);
+        let taken = consumer.join().expect("the consumer's assertions hold");
+        eprintln!("{version:?}: {sent} sent, {} taken, {kills} kills, {cuts} cuts", taken.len());
+        let distinct: HashSet<_> = taken.iter().collect();
+        let lost: Vec<_> = (0..sent).filter(|number| !distinct.contains(number)).collect();
+        let mut seen = HashSet::new();
+        let doubled: Vec<_> = taken.iter().filter(|number| !seen.insert(**number)).collect();
+        assert!(lost.is_empty() && doubled.is_empty(), "{version:?}: lost {lost:?}, doubled {doubled:?}");
+        assert!(sent > kills * 5, "{sent} messages are no load to speak of");
+    }
+}
