@@ -1,7 +1,7 @@
 //! The fabric through its door, on the memory store: what every edge relies on.
 //!
-//! `fabric/guarantees.rs` goes through the guarantees one by one, `fabric/changes.rs` through changes that meet, and
-//! `fabric/random.rs` holds random traffic against what may become of a message.
+//! `fabric/guarantees.rs` goes through the guarantees one by one, `fabric/changes.rs` through changes that meet,
+//! `fabric/retained.rs` through retained messages, and `fabric/random.rs` holds random traffic against what may become of a message.
 
 #[path = "fabric/changes.rs"]
 mod changes;
@@ -9,6 +9,8 @@ mod changes;
 mod guarantees;
 #[path = "fabric/random.rs"]
 mod random;
+#[path = "fabric/retained.rs"]
+mod retained;
 #[path = "fabric/steered.rs"]
 mod steered;
 

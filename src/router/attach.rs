@@ -63,7 +63,9 @@ impl Fabric {
             });
         }
         match attach.queue {
-            SessionQueue::Ephemeral => self.attach_session(principal, attach, Visibility::Listed),
+            SessionQueue::Ephemeral | SessionQueue::OnDemand => {
+                self.attach_session(principal, attach, Visibility::Listed)
+            }
             SessionQueue::Durable(_) => {
                 // No change of the queue's subscriptions comes in between.
                 let agent = attach.agent.clone();
@@ -107,12 +109,13 @@ impl Fabric {
         let agent = self.known(&attach.agent)?;
         let id = SessionId(self.0.next_session.fetch_add(1, Ordering::Relaxed));
         let (own_queue, own_queue_kind) = match &attach.queue {
-            SessionQueue::Ephemeral => {
+            SessionQueue::Ephemeral | SessionQueue::OnDemand => {
                 let token = format!("s.{}.{}", self.config().node_id, uuid::Uuid::now_v7().as_simple());
                 (session_address(&attach.agent, &token)?, QueueKind::Ephemeral)
             }
             SessionQueue::Durable(token) => (session_address(&attach.agent, token)?, QueueKind::DurableSession),
         };
+        let is_open = attach.queue != SessionQueue::OnDemand;
         let new = NewSession {
             id,
             agent: attach.agent,
@@ -131,7 +134,12 @@ impl Fabric {
         } else {
             self.0.sessions.1.fetch_add(1, Ordering::Relaxed);
         }
-        self.open_queues(&agent, &core);
+        if is_open {
+            self.open_queue(&core, &core.own_queue, core.own_queue_kind);
+        }
+        if core.takes_inbox() {
+            self.open_inbox_queues(&agent, &core);
+        }
         Ok(handle::pair(self.clone(), agent, core, visibility, lane))
     }
 
@@ -170,13 +178,6 @@ impl Fabric {
         Window {
             messages: window.messages.min(config.in_flight_messages_max),
             bytes: window.bytes.min(config.in_flight_bytes_max),
-        }
-    }
-
-    fn open_queues(&self, agent: &Agent, core: &Arc<SessionCore>) {
-        self.open_queue(core, &core.own_queue, core.own_queue_kind);
-        if core.takes_inbox() {
-            self.open_inbox_queues(agent, core);
         }
     }
 

@@ -267,6 +267,7 @@ impl Fabric {
                 if core.holdings().has_ended() {
                     return Err(FabricError::SessionClosed);
                 }
+                self.open_queue(core, &core.own_queue, core.own_queue_kind);
                 filters
                     .iter()
                     .for_each(|filter| self.add_subscription(agent, core, filter));

@@ -286,6 +286,8 @@ pub enum Inbox {
 pub enum SessionQueue {
     /// In memory, under a fresh token; gone with the session.
     Ephemeral,
+    /// The same, opened by the first subscription: until then it takes up no room, and no reply reaches it.
+    OnDemand,
     /// Durable, under this token, with its subscriptions; stays until [`super::Fabric::remove_session_queue`].
     Durable(String),
 }

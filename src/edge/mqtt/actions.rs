@@ -220,7 +220,7 @@ impl Connection {
             },
             queue: match kept.is_some() || wanted.session_expiry_s > 0 {
                 true => SessionQueue::Durable(slot.token().to_owned()),
-                false => SessionQueue::Ephemeral,
+                false => SessionQueue::OnDemand,
             },
             window: Window::DEFAULT,
             visibility_timeout: None,

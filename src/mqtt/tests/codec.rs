@@ -1,12 +1,12 @@
 //! Bytes: golden packets, one refusal per rule, whatever bytes there are, and the library's client as the other end.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::packet::{Qos as LibraryQos, v3_1_1, v5_0};
 use proptest::prelude::*;
 
-use super::world::id;
+use super::world::{frame, id};
 use crate::{
-    frame::Qos,
+    frame::{Frame, Qos, RunBuilder},
     mqtt::{
         Ack, Connack, Decoder, Disconnect, Encoder, Limits, Malformed, Packet, Publish, PublishProperties, Reason,
         TooLarge, Version,
@@ -551,5 +551,101 @@ proptest! {
             prop_assert_eq!(publish.qos, qos);
             prop_assert_eq!(encoded(version, &Packet::Publish(publish)), bytes);
         }
+    }
+}
+
+#[test]
+fn publishes_that_differ_in_their_payload_alone_are_seen_without_being_read() {
+    for version in [Version::V311, Version::V5] {
+        let publish = |topic: &str, payload: &'static [u8], qos| {
+            encoded(
+                version,
+                &Packet::Publish(Publish {
+                    dup: false,
+                    retain: false,
+                    qos,
+                    topic: topic.into(),
+                    packet_id: qos.is_durable().then(|| id(1)),
+                    properties: None,
+                    payload: Bytes::from_static(payload),
+                }),
+            )
+        };
+        let bytes = [
+            publish("a", b"1", Qos::AtMostOnce),
+            publish("a", b"two", Qos::AtMostOnce),
+            publish("b", b"3", Qos::AtMostOnce),
+        ];
+        let mut decoder = Decoder::new(LIMITS);
+        let connect = if version == Version::V5 { CONNECT_5 } else { CONNECT_311 };
+        decoder.next(&mut BytesMut::from(connect)).unwrap().unwrap();
+        let mut buffer = BytesMut::from(&bytes.concat()[..]);
+        assert_eq!(decoder.twin(&buffer), None, "nothing to compare with");
+        decoder.next(&mut buffer).unwrap().unwrap();
+        let twin = decoder.twin(&buffer).unwrap().payload;
+        assert_eq!(&buffer[twin.clone()], b"two");
+        assert_eq!(twin.end, bytes[1].len());
+        assert_eq!(
+            decoder.twin(&BytesMut::from(&buffer[..twin.end - 1])),
+            None,
+            "not whole"
+        );
+        let other_qos = publish("a", b"two", Qos::AtLeastOnce);
+        assert_eq!(decoder.twin(&BytesMut::from(&other_qos[..])), None);
+        buffer.advance(twin.end);
+        assert_eq!(decoder.twin(&buffer), None, "another topic");
+        decoder.rest();
+        assert_eq!(decoder.twin(&BytesMut::from(&bytes[1][..])), None);
+    }
+}
+
+#[test]
+fn a_run_is_written_as_its_messages_would_be_one_by_one() {
+    let frames = ["one", "and two", ""].map(|body| {
+        let mut frame = frame("topic:a/b", Qos::AtMostOnce);
+        frame.body = Bytes::from_static(body.as_bytes());
+        frame
+    });
+    let mut run = RunBuilder::new(frames[0].clone());
+    for frame in &frames[1..] {
+        assert!(run.push(b"m-2", &frame.body, 64));
+    }
+    let run = run.finish();
+    for (version, properties) in [
+        (Version::V311, None),
+        (
+            Version::V5,
+            Some(Box::new(PublishProperties {
+                topic_alias: Some(3),
+                ..PublishProperties::default()
+            })),
+        ),
+    ] {
+        let like = Publish {
+            dup: false,
+            retain: false,
+            qos: Qos::AtMostOnce,
+            topic: "a/b".into(),
+            packet_id: None,
+            properties,
+            payload: Bytes::new(),
+        };
+        let mut together = BytesMut::new();
+        Encoder::new(version, None)
+            .encode_run(&like, &run, &mut together)
+            .unwrap();
+        let single = |frame: &Frame| {
+            let payload = frame.body.clone();
+            encoded(
+                version,
+                &Packet::Publish(Publish {
+                    payload,
+                    ..like.clone()
+                }),
+            )
+        };
+        assert_eq!(together, frames.iter().flat_map(single).collect::<Vec<_>>());
+        let too_small = Encoder::new(version, Some(8)).encode_run(&like, &run, &mut together);
+        assert!(too_small.is_err());
     }
 }
