@@ -18,16 +18,28 @@ use mqtt_driver::*;
 /// Runs a client's script to its end.
 #[track_caller]
 fn ends_well(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}: run `./check tools`"));
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: run `./check tools`"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}\n{}\n{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}\n{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     eprintln!("{}", text(&output.stdout));
 }
 
 fn script(broker: &Broker, program: &str, file: &str) -> Command {
     let mut command = Command::new(program);
     command
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mqtt_clients").join(file))
+        .arg(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/mqtt_clients")
+                .join(file),
+        )
         .args([broker.at.mqtt, broker.at.mqtts, broker.at.http].map(|address| address.port().to_string()))
         .arg(broker.certificate());
     command
@@ -74,13 +86,39 @@ fn mosquitto_clients() {
             for qos in ["0", "1", "2"] {
                 let topic = format!("mosquitto/{name}/{port}/{qos}");
                 // Retained, so that it does not matter who is first.
-                let publish = [&["-h", "localhost", "-p", port, "-V", name, "-q", qos, "-r", "-t", &topic, "-s"][..], &more].concat();
+                let publish = [
+                    &[
+                        "-h",
+                        "localhost",
+                        "-p",
+                        port,
+                        "-V",
+                        name,
+                        "-q",
+                        qos,
+                        "-r",
+                        "-t",
+                        &topic,
+                        "-s",
+                    ][..],
+                    &more,
+                ]
+                .concat();
                 let big = vec![b'x'; 1 << 20];
-                let mut child =
-                    Command::new("mosquitto_pub").args(&publish).stdin(Stdio::piped()).spawn().expect("mosquitto_pub: run `./check tools`");
+                let mut child = Command::new("mosquitto_pub")
+                    .args(&publish)
+                    .stdin(Stdio::piped())
+                    .spawn()
+                    .expect("mosquitto_pub: run `./check tools`");
                 child.stdin.take().expect("piped").write_all(&big).expect("it reads");
                 assert!(child.wait().expect("it ends").success(), "{publish:?}");
-                let subscribe = [&["-p", port, "-V", name, "-q", qos, "-t", &topic, "-C", "1", "-F", "%q %r %l"][..], &more].concat();
+                let subscribe = [
+                    &[
+                        "-p", port, "-V", name, "-q", qos, "-t", &topic, "-C", "1", "-F", "%q %r %l",
+                    ][..],
+                    &more,
+                ]
+                .concat();
                 let (mut child, mut out) = mosquitto_sub(&broker, &subscribe);
                 let mut line = String::new();
                 out.read_line(&mut line).expect("a line");
@@ -89,11 +127,41 @@ fn mosquitto_clients() {
             }
         }
         // A session that resumes: subscribed, away, back.
-        let session = ["-p", &plain, "-V", name, "-q", "2", "-t", "mosquitto/away", "-c", "-i", name];
+        let session = [
+            "-p",
+            &plain,
+            "-V",
+            name,
+            "-q",
+            "2",
+            "-t",
+            "mosquitto/away",
+            "-c",
+            "-i",
+            name,
+        ];
         let session = [&session[..], if version == Version::V5 { &["-x", "3600"] } else { &[] }].concat();
-        ends_well(Command::new("mosquitto_sub").args(["-h", "localhost"]).args(&session).arg("-E"));
+        ends_well(
+            Command::new("mosquitto_sub")
+                .args(["-h", "localhost"])
+                .args(&session)
+                .arg("-E"),
+        );
         for number in ["1", "2", "3"] {
-            ends_well(Command::new("mosquitto_pub").args(["-h", "localhost", "-p", &plain, "-V", name, "-q", "2", "-t", "mosquitto/away", "-m", number]));
+            ends_well(Command::new("mosquitto_pub").args([
+                "-h",
+                "localhost",
+                "-p",
+                &plain,
+                "-V",
+                name,
+                "-q",
+                "2",
+                "-t",
+                "mosquitto/away",
+                "-m",
+                number,
+            ]));
         }
         let (mut child, out) = mosquitto_sub(&broker, &[&session[..], &["-C", "3"]].concat());
         let lines: Vec<String> = out.lines().map(|line| line.expect("UTF-8")).collect();
@@ -104,10 +172,27 @@ fn mosquitto_clients() {
         witness.subscribe("mosquitto/will", 1);
         let (mut dies, mut out) = mosquitto_sub(
             &broker,
-            &["-p", &plain, "-V", name, "-t", "mosquitto/dies", "-i", "dies", "--will-topic", "mosquitto/will", "--will-payload", "gone", "--will-qos", "1"],
+            &[
+                "-p",
+                &plain,
+                "-V",
+                name,
+                "-t",
+                "mosquitto/dies",
+                "-i",
+                "dies",
+                "--will-topic",
+                "mosquitto/will",
+                "--will-payload",
+                "gone",
+                "--will-qos",
+                "1",
+            ],
         );
         // It is connected once it takes a message.
-        broker.client(version, "pub").publish(Publish::new("mosquitto/dies", "x").qos(1, 0).retained());
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("mosquitto/dies", "x").qos(1, 0).retained());
         out.read_line(&mut String::new()).expect("a line");
         dies.kill().expect("it runs");
         dies.wait().expect("it ends");

@@ -120,7 +120,16 @@ fn produce(torture: &Torture, version: Version) -> u32 {
         while sound {
             while open.len() < WINDOW && !torture.over() {
                 next_id = if next_id == 60_000 { 1 } else { next_id + 1 };
-                open.insert(next, (next_id, Open { number: next, received: false }));
+                open.insert(
+                    next,
+                    (
+                        next_id,
+                        Open {
+                            number: next,
+                            received: false,
+                        },
+                    ),
+                );
                 sound &= client.send_whatever(&message(version, next_id, next, false));
                 next += 1;
             }
@@ -128,7 +137,10 @@ fn produce(torture: &Torture, version: Version) -> u32 {
                 return next;
             }
             let Ok(Some(packet_in)) = client.try_next() else { break };
-            let at = open.iter().find(|(_, (id, _))| *id == packet_in.id()).map(|(number, _)| *number);
+            let at = open
+                .iter()
+                .find(|(_, (id, _))| *id == packet_in.id())
+                .map(|(number, _)| *number);
             match packet_in.kind() {
                 PUBREC => {
                     assert!(packet_in.reason() < 0x80, "{packet_in:02x?}");
@@ -160,7 +172,10 @@ fn consume(torture: &Torture, version: Version, published: &AtomicU32) -> Vec<u3
     loop {
         let mut client = torture.connect(version, &format!("consumer-{version:?}"));
         // So that it looks up when nothing comes any more.
-        client.stream.set_read_timeout(Some(Duration::from_secs(1))).expect("above 0");
+        client
+            .stream
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .expect("above 0");
         loop {
             if published.load(Ordering::Relaxed) < u32::MAX {
                 let since = *over.get_or_insert_with(Instant::now);
@@ -207,12 +222,17 @@ fn consume(torture: &Torture, version: Version, published: &AtomicU32) -> Vec<u3
 }
 
 fn count(name: &str, default: u32) -> u32 {
-    std::env::var(name).ok().map_or(default, |count| count.parse().expect("a count"))
+    std::env::var(name)
+        .ok()
+        .map_or(default, |count| count.parse().expect("a count"))
 }
 
 #[test]
 fn qos_2_is_exactly_once_through_kills_and_cuts() {
-    let (kills, cuts) = (count("WEFT_MQTT_KILLS", KILLS_DEFAULT), count("WEFT_MQTT_CUTS", CUTS_DEFAULT));
+    let (kills, cuts) = (
+        count("WEFT_MQTT_KILLS", KILLS_DEFAULT),
+        count("WEFT_MQTT_CUTS", CUTS_DEFAULT),
+    );
     let mut broker = Broker::start();
     for version in BOTH {
         let mut client = broker.resume(&Connect::lasting(version, &format!("consumer-{version:?}")), false);
@@ -230,7 +250,12 @@ fn qos_2_is_exactly_once_through_kills_and_cuts() {
         let (shared, known) = (Arc::clone(&torture), Arc::clone(&published));
         let consumer = thread::spawn(move || consume(&shared, version, &known));
         let shared = Arc::clone(&torture);
-        (version, thread::spawn(move || produce(&shared, version)), published, consumer)
+        (
+            version,
+            thread::spawn(move || produce(&shared, version)),
+            published,
+            consumer,
+        )
     });
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     for _ in 0..kills {
@@ -242,12 +267,18 @@ fn qos_2_is_exactly_once_through_kills_and_cuts() {
         let sent = producer.join().expect("the producer's assertions hold");
         published.store(sent, Ordering::Relaxed);
         let taken = consumer.join().expect("the consumer's assertions hold");
-        eprintln!("{version:?}: {sent} sent, {} taken, {kills} kills, {cuts} cuts", taken.len());
+        eprintln!(
+            "{version:?}: {sent} sent, {} taken, {kills} kills, {cuts} cuts",
+            taken.len()
+        );
         let distinct: HashSet<_> = taken.iter().collect();
         let lost: Vec<_> = (0..sent).filter(|number| !distinct.contains(number)).collect();
         let mut seen = HashSet::new();
         let doubled: Vec<_> = taken.iter().filter(|number| !seen.insert(**number)).collect();
-        assert!(lost.is_empty() && doubled.is_empty(), "{version:?}: lost {lost:?}, doubled {doubled:?}");
+        assert!(
+            lost.is_empty() && doubled.is_empty(),
+            "{version:?}: lost {lost:?}, doubled {doubled:?}"
+        );
         assert!(sent > kills * 5, "{sent} messages are no load to speak of");
     }
 }

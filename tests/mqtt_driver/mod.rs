@@ -117,7 +117,10 @@ impl Client {
     #[track_caller]
     pub fn closed_for(&mut self, reasons: &[u8]) {
         if let Some(reason) = self.closed() {
-            assert!(reasons.contains(&reason), "reason {reason:02x}, expected {reasons:02x?}");
+            assert!(
+                reasons.contains(&reason),
+                "reason {reason:02x}, expected {reasons:02x?}"
+            );
         }
     }
 
@@ -173,7 +176,10 @@ impl Client {
         let answer = self.packet();
         assert_eq!((answer.first, answer.id()), (kind, id), "{answer:02x?}");
         assert!(matches!(answer.reason(), 0 | 0x10), "{answer:02x?}");
-        assert!(answer.body.len() <= if self.version == Version::V5 { 3 } else { 2 }, "{answer:02x?}");
+        assert!(
+            answer.body.len() <= if self.version == Version::V5 { 3 } else { 2 },
+            "{answer:02x?}"
+        );
     }
 
     pub fn acknowledge(&mut self, kind: u8, id: u16) {
@@ -308,7 +314,10 @@ impl Broker {
 }
 
 pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], list: &[u8]) -> Vec<u8> {
-    let filters: Vec<u8> = filters.iter().flat_map(|(filter, options)| [text(filter), vec![*options]].concat()).collect();
+    let filters: Vec<u8> = filters
+        .iter()
+        .flat_map(|(filter, options)| [text(filter), vec![*options]].concat())
+        .collect();
     packet(SUBSCRIBE, &[&id.to_be_bytes(), &properties(version, list), &filters])
 }
 
