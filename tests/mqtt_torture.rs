@@ -61,8 +61,7 @@ impl Torture {
         loop {
             assert!(started.elapsed() < DRAIN, "the node does not come back");
             if let Ok(stream) = std::net::TcpStream::connect(self.at) {
-                drop(stream);
-                let mut client = Client::raw(self.at, version);
+                let mut client = Client::over(stream, version);
                 client.send_whatever(&Connect::lasting(version, name).bytes());
                 if let Ok(Some(packet)) = client.try_next() {
                     assert_eq!((packet.first, packet.reason()), (CONNACK, 0), "{packet:02x?}");

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+#[allow(unused_imports, reason = "as above")]
 pub use node::{Broker, peer};
 pub use wire::*;
 
@@ -31,10 +32,14 @@ pub struct Client {
 impl Client {
     /// A connection that has sent nothing yet.
     pub fn raw(at: SocketAddr, version: Version) -> Self {
-        let stream = TcpStream::connect(at).expect("the broker listens");
+        Self::over(TcpStream::connect(at).expect("the broker listens"), version)
+    }
+
+    pub fn over(stream: TcpStream, version: Version) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above 0");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout above 0");
-        stream.set_nodelay(true).expect("TCP has that");
+        // A broker that dies just now is met by the next read.
+        let _ = stream.set_nodelay(true);
         Self {
             stream,
             version,
