@@ -322,7 +322,7 @@ pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], list: &[u8])
 }
 
 pub fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8> {
-    let filters: Vec<u8> = filters.iter().flat_map(|filter| text(filter)).collect();
+    let filters: Vec<u8> = filters.iter().flat_map(text).collect();
     packet(UNSUBSCRIBE, &[&id.to_be_bytes(), &properties(version, &[]), &filters])
 }
 
