@@ -24,6 +24,8 @@ mod share;
 mod strings;
 #[path = "mqtt/subscribe.rs"]
 mod subscribe;
+#[path = "mqtt/table.rs"]
+mod table;
 #[path = "mqtt/web.rs"]
 mod web;
 #[path = "mqtt/will.rs"]

@@ -45,6 +45,8 @@ fn malformed(what: &'static str) -> Failure {
 fn failure(error: MqttError) -> Failure {
     // Codes above one byte are the library's own; they all say that bytes are missing or wrong.
     match u8::try_from(error as u16) {
+        // The library's word for a user name or password that cannot be read; ours is for one that is wrong.
+        Ok(code) if Reason(code) == Reason::BAD_CREDENTIALS => malformed("a user name or password that is none"),
         Ok(code) => (Reason(code), "refused by the packet's grammar"),
         Err(_) => malformed("refused by the packet's grammar"),
     }
@@ -267,6 +269,7 @@ fn connect_v5(flags: u8, body: &Bytes) -> Result<Packet, Failure> {
         auth_method: None,
         user_properties: Vec::new(),
     };
+    let mut has_auth_data = false;
     for property in read.props() {
         match property {
             Property::SessionExpiryInterval(_) => connect.session_expiry_s = property.as_u32().unwrap_or_default(),
@@ -281,9 +284,13 @@ fn connect_v5(flags: u8, body: &Bytes) -> Result<Packet, Failure> {
                     .user_properties
                     .extend(pair.map(|(name, value)| (name.to_owned(), value.to_owned())));
             }
-            // Response information is not offered; authentication data comes with a method that is refused.
+            Property::AuthenticationData(_) => has_auth_data = true,
+            // Response information is not offered.
             _ => {}
         }
+    }
+    if has_auth_data && connect.auth_method.is_none() {
+        return Err((Reason::PROTOCOL_ERROR, "authentication data without a method")); // §3.1.2.11.10
     }
     Ok(Packet::Connect(Box::new(connect)))
 }
@@ -432,7 +439,11 @@ fn subscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
             whole(consumed, body)?;
             texts(read.props())?;
             let is_id = |property: &&Property| matches!(property, Property::SubscriptionIdentifier(_));
-            let id = read.props().iter().find(is_id).and_then(PropertyValueAccess::as_u32);
+            let mut ids = read.props().iter().filter(is_id);
+            let id = ids.next().and_then(PropertyValueAccess::as_u32);
+            if ids.next().is_some() {
+                return Err((Reason::PROTOCOL_ERROR, "two subscription identifiers")); // §3.8.2.1.2
+            }
             (read.packet_id(), read.entries().clone(), id)
         }
     };

@@ -7,7 +7,11 @@ use crate::{guarantees::on, steered::SteeredStore};
 
 fn message(topic: &str, body: &'static str, ttl_ms: u64) -> Frame {
     let to = Address::topic(&TopicName::new(topic).unwrap());
-    let mut draft = Draft::new(MessageId::new(format!("m-{topic}-{body}")).unwrap(), id("alice"), to);
+    let mut draft = Draft::new(
+        MessageId::new(format!("m-{}-{body}", topic.replace(['/', '$'], "."))).unwrap(),
+        id("alice"),
+        to,
+    );
     draft.ttl_ms = ttl_ms;
     Frame::new(draft.archive().unwrap(), Bytes::from_static(body.as_bytes())).unwrap()
 }

@@ -94,7 +94,10 @@ fn qos_2_ids_are_bounded() {
 #[test]
 fn random_bytes_do_no_harm() {
     let mut broker = Broker::start();
-    let count = std::env::var("WEFT_MQTT_FUZZ").ok().and_then(|count| count.parse().ok()).unwrap_or(FUZZ_DEFAULT);
+    let count = std::env::var("WEFT_MQTT_FUZZ")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(FUZZ_DEFAULT);
     // xorshift: the same bytes each time.
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut random = move |below: u64| {
@@ -107,9 +110,24 @@ fn random_bytes_do_no_harm() {
         let version = BOTH[random(2)];
         let mut bytes = match random(4) {
             0 => (0..random(200)).map(|_| random(256) as u8).collect(),
-            1 => Connect::new(version, "fuzz").will("w", "x", 1, true).with(user("a", "b")).bytes(),
-            2 => [Connect::new(version, "fuzz").bytes(), subscribe(version, 1, &[("fuzz/#", 2), ("+", 1)], &[])].concat(),
-            _ => [Connect::new(version, "fuzz").bytes(), Publish::new("fuzz/x", "payload").qos(2, 7).with(user("a", "b")).bytes(version), packet(PUBREL, &[&[0, 7]])].concat(),
+            1 => Connect::new(version, "fuzz")
+                .will("w", "x", 1, true)
+                .with(user("a", "b"))
+                .bytes(),
+            2 => [
+                Connect::new(version, "fuzz").bytes(),
+                subscribe(version, 1, &[("fuzz/#", 2), ("+", 1)], &[]),
+            ]
+            .concat(),
+            _ => [
+                Connect::new(version, "fuzz").bytes(),
+                Publish::new("fuzz/x", "payload")
+                    .qos(2, 7)
+                    .with(user("a", "b"))
+                    .bytes(version),
+                packet(PUBREL, &[&[0, 7]]),
+            ]
+            .concat(),
         };
         for _ in 0..random(4) {
             if !bytes.is_empty() {
@@ -131,7 +149,11 @@ fn random_bytes_do_no_harm() {
 #[test]
 fn an_end_says_why_in_the_log_or_the_reason() {
     let broker = Broker::start();
-    for (bytes, reason) in [(vec![0x00, 0], 0x81), (Connect::new(V5, "x").bytes(), 0x82), (Publish::new("a/+", "").bytes(V5), 0x90)] {
+    for (bytes, reason) in [
+        (vec![0x00, 0], 0x81),
+        (Connect::new(V5, "x").bytes(), 0x82),
+        (Publish::new("a/+", "").bytes(V5), 0x90),
+    ] {
         let mut client = broker.client(V5, "why");
         client.send(&bytes);
         let told = client.closed();
@@ -139,6 +161,9 @@ fn an_end_says_why_in_the_log_or_the_reason() {
             continue;
         }
         // A malformed packet may be called a protocol error too.
-        assert!(told.is_some_and(|told| told == reason || matches!(told, 0x81 | 0x82)), "{told:02x?} for {bytes:02x?}");
+        assert!(
+            told.is_some_and(|told| told == reason || matches!(told, 0x81 | 0x82)),
+            "{told:02x?} for {bytes:02x?}"
+        );
     }
 }

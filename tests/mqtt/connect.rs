@@ -7,7 +7,19 @@ fn yes(version: Version, present: u8) -> Vec<u8> {
     match version {
         V3 => vec![CONNACK, 2, present, 0],
         // mosquitto announces 10 aliases.
-        V5 => vec![CONNACK, 9, present, 0, 6, id::ALIAS_MAX, 0, if peer() { 10 } else { 16 }, id::RECEIVE_MAX, 0, 20],
+        V5 => vec![
+            CONNACK,
+            9,
+            present,
+            0,
+            6,
+            id::ALIAS_MAX,
+            0,
+            if peer() { 10 } else { 16 },
+            id::RECEIVE_MAX,
+            0,
+            20,
+        ],
     }
 }
 
@@ -26,7 +38,12 @@ fn connack_is_exact_and_first() {
 fn a_first_packet_that_is_no_connect_ends_it() {
     let broker = Broker::start();
     for version in BOTH {
-        for first in [PINGREQ.to_vec(), Publish::new("a", "b").bytes(version), vec![DISCONNECT, 0], subscribe(version, 1, &[("a", 0)], &[])] {
+        for first in [
+            PINGREQ.to_vec(),
+            Publish::new("a", "b").bytes(version),
+            vec![DISCONNECT, 0],
+            subscribe(version, 1, &[("a", 0)], &[]),
+        ] {
             let mut client = broker.raw(version);
             client.send(&first);
             assert!(client.next().is_none(), "nothing is sent before a CONNACK");
@@ -71,7 +88,10 @@ fn an_unknown_level_is_refused_with_1_or_0x84() {
         client.send(&connect.bytes_with(b"MQTT", level, connect.flags()));
         let answer = client.packet();
         // A server can't know which of both forms such a client reads.
-        assert!(answer.body == [0, 1] || answer.body.starts_with(&[0, 0x84]), "{answer:02x?}");
+        assert!(
+            answer.body == [0, 1] || answer.body.starts_with(&[0, 0x84]),
+            "{answer:02x?}"
+        );
         assert!(client.next().is_none());
     }
 }
@@ -97,7 +117,10 @@ fn reserved_and_contradicting_connect_flags_end_it() {
             client.send(&connect.bytes_with(b"MQTT", if version == V5 { 5 } else { 4 }, flags));
             if let Some(packet) = client.next() {
                 assert_eq!(version, V5, "flags {flags:02x}: 3.1.1 hears nothing: {packet:02x?}");
-                assert!(matches!(packet.reason(), 0x81 | 0x82), "flags {flags:02x}: {packet:02x?}");
+                assert!(
+                    matches!(packet.reason(), 0x81 | 0x82),
+                    "flags {flags:02x}: {packet:02x?}"
+                );
                 assert!(client.next().is_none());
             }
         }
@@ -127,7 +150,11 @@ fn fields_that_the_flags_promise_must_be_there_and_no_others() {
 #[track_caller]
 fn refused(client: &mut Client, reasons: &[u8]) {
     if let Some(packet) = client.next() {
-        assert_eq!((client.version, packet.first, packet.body[0]), (V5, CONNACK, 0), "{packet:02x?}");
+        assert_eq!(
+            (client.version, packet.first, packet.body[0]),
+            (V5, CONNACK, 0),
+            "{packet:02x?}"
+        );
         assert!(reasons.contains(&packet.reason()), "{packet:02x?}");
         assert!(client.next().is_none());
     }
@@ -217,7 +244,10 @@ fn packets_behind_a_connect_without_waiting_are_taken() {
         // Nothing says in which order.
         let mut answers = [client.packet().bytes(), client.packet().bytes()];
         answers.sort();
-        assert_eq!(answers[0], packet(SUBACK, &[&7u16.to_be_bytes(), &properties(version, &[]), &[0]]));
+        assert_eq!(
+            answers[0],
+            packet(SUBACK, &[&7u16.to_be_bytes(), &properties(version, &[]), &[0]])
+        );
         assert_eq!(answers[1], PINGRESP);
     }
 }
@@ -256,7 +286,12 @@ fn silence_beyond_the_keep_alive_ends_it() {
         let mut connect = Connect::new(version, "silent");
         connect.keep_alive = 1;
         let (mut client, packet) = broker.connect(&connect);
-        assert!(packet.properties(2).iter().all(|(id, _)| version == V3 || *id != id::SERVER_KEEP_ALIVE));
+        assert!(
+            packet
+                .properties(2)
+                .iter()
+                .all(|(id, _)| version == V3 || *id != id::SERVER_KEEP_ALIVE)
+        );
         client.closed_for(&[0x8D]);
     }
 }
@@ -280,7 +315,10 @@ fn a_server_keep_alive_is_told_and_kept() {
     let mut connect = Connect::new(V5, "asks-long");
     connect.keep_alive = 600;
     let (mut client, packet) = broker.connect(&connect);
-    assert!(packet.properties(2).contains(&(id::SERVER_KEEP_ALIVE, vec![0, 1])), "{packet:02x?}");
+    assert!(
+        packet.properties(2).contains(&(id::SERVER_KEEP_ALIVE, vec![0, 1])),
+        "{packet:02x?}"
+    );
     client.closed_for(&[0x8D]);
 }
 
@@ -339,7 +377,12 @@ fn reserved_bits_of_a_fixed_header_end_it() {
 fn packets_that_only_servers_send_end_it() {
     let broker = Broker::start();
     for version in BOTH {
-        for bytes in [vec![CONNACK, 2, 0, 0], vec![SUBACK, 3, 0, 1, 0], vec![UNSUBACK, 2, 0, 1], PINGRESP.to_vec()] {
+        for bytes in [
+            vec![CONNACK, 2, 0, 0],
+            vec![SUBACK, 3, 0, 1, 0],
+            vec![UNSUBACK, 2, 0, 1],
+            PINGRESP.to_vec(),
+        ] {
             let mut client = broker.client(version, "server");
             client.send(&bytes);
             client.closed_for(&[0x81, 0x82]);
@@ -359,7 +402,11 @@ fn v3_knows_no_auth() {
 fn an_unknown_authentication_method_is_refused_with_0x8c() {
     let broker = Broker::start();
     let mut client = broker.raw(V5);
-    client.send(&Connect::new(V5, "auth").with(string(id::AUTH_METHOD, "no-such-method")).bytes());
+    client.send(
+        &Connect::new(V5, "auth")
+            .with(string(id::AUTH_METHOD, "no-such-method"))
+            .bytes(),
+    );
     let answer = client.packet();
     assert_eq!((answer.first, answer.body[0]), (CONNACK, 0), "{answer:02x?}");
     assert!(matches!(answer.reason(), 0x8C | 0x87), "{answer:02x?}");
@@ -369,7 +416,12 @@ fn an_unknown_authentication_method_is_refused_with_0x8c() {
 #[test]
 fn auth_without_a_method_in_connect_ends_it() {
     let broker = Broker::start();
-    for body in [vec![], vec![0x19, 0], [vec![0x18, 9], string(id::AUTH_METHOD, "method")].concat(), vec![0x77, 0]] {
+    for body in [
+        vec![],
+        vec![0x19, 0],
+        [vec![0x18, 9], string(id::AUTH_METHOD, "method")].concat(),
+        vec![0x77, 0],
+    ] {
         let mut client = broker.client(V5, "auth");
         client.send(&packet(AUTH, &[&body]));
         client.closed_for(&[0x81, 0x82]);
@@ -419,7 +471,12 @@ fn response_information_is_not_told_unless_asked_for() {
     let broker = Broker::start();
     for asked in [vec![], byte(id::REQUEST_RESPONSE, 0)] {
         let (_, packet) = broker.connect(&Connect::new(V5, "asks").with(asked));
-        assert!(packet.properties(2).iter().all(|(id, _)| *id != id::RESPONSE_INFORMATION));
+        assert!(
+            packet
+                .properties(2)
+                .iter()
+                .all(|(id, _)| *id != id::RESPONSE_INFORMATION)
+        );
     }
 }
 
@@ -449,7 +506,12 @@ fn transport_is_tcp_in_any_pieces() {
             client.send(piece);
         }
         client.expect(&yes(version, 0));
-        let whole = [Publish::new("pieces", "one").bytes(version), PINGREQ.to_vec(), PINGREQ.to_vec()].concat();
+        let whole = [
+            Publish::new("pieces", "one").bytes(version),
+            PINGREQ.to_vec(),
+            PINGREQ.to_vec(),
+        ]
+        .concat();
         for piece in whole.chunks(3) {
             client.send(piece);
         }

@@ -56,7 +56,9 @@ fn a_server_keeps_to_the_receive_maximum_and_answers_meanwhile() {
 fn a_client_beyond_the_receive_maximum_is_disconnected_with_0x93() {
     let broker = Broker::start();
     let mut client = broker.client(V5, "floods");
-    let all: Vec<u8> = (1..=21).flat_map(|id| Publish::new("flood", "x").qos(2, id).bytes(V5)).collect();
+    let all: Vec<u8> = (1..=21)
+        .flat_map(|id| Publish::new("flood", "x").qos(2, id).bytes(V5))
+        .collect();
     client.send_whatever(&all);
     for id in 1..=20 {
         match client.packet() {
@@ -131,7 +133,9 @@ fn a_client_may_have_many_subscriptions() {
         for number in 0..300 {
             client.subscribe(&format!("many/{number}/+"), 1);
         }
-        broker.client(version, "pub").publish(Publish::new("many/299/x", "last").qos(1, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("many/299/x", "last").qos(1, 0));
         assert_eq!(client.take().text(), "last");
     }
 }

@@ -39,7 +39,10 @@ fn all_properties_of_a_message_come_unaltered_and_in_order() {
         assert_eq!(heard.property(id::CONTENT_TYPE), [b"application/x-thing; v=1"]);
         assert_eq!(heard.property(id::RESPONSE_TOPIC), [b"answers/to/me"]);
         assert_eq!(heard.property(id::CORRELATION), [[0, 1, 255, 0]]);
-        assert_eq!(users(&heard), pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(
+            users(&heard),
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
     }
 }
 
@@ -52,7 +55,9 @@ fn a_message_without_properties_has_none() {
     subscriber.expect(&Publish::new("bare", "x").bytes(V5));
     let mut old = broker.client(V3, "old");
     old.subscribe("bare", 0);
-    broker.client(V5, "pub").publish(Publish::new("bare", "x").with(user("lost", "here")));
+    broker
+        .client(V5, "pub")
+        .publish(Publish::new("bare", "x").with(user("lost", "here")));
     old.expect(&Publish::new("bare", "x").bytes(V3));
     broker.client(V3, "pub").publish(Publish::new("bare", "y"));
     assert_eq!(subscriber.take().properties, user("lost", "here"));
@@ -86,13 +91,26 @@ fn a_message_expires_and_tells_what_is_left_of_its_time() {
     client.subscribe("expiry", 1);
     client.disconnect();
     let mut other = broker.client(V5, "pub");
-    other.publish(Publish::new("expiry", "short").qos(1, 0).with(four(id::MESSAGE_EXPIRY, 1)));
-    other.publish(Publish::new("expiry", "long").qos(1, 0).with(four(id::MESSAGE_EXPIRY, 1000)));
+    other.publish(
+        Publish::new("expiry", "short")
+            .qos(1, 0)
+            .with(four(id::MESSAGE_EXPIRY, 1)),
+    );
+    other.publish(
+        Publish::new("expiry", "long")
+            .qos(1, 0)
+            .with(four(id::MESSAGE_EXPIRY, 1000)),
+    );
     std::thread::sleep(Duration::from_secs(2));
     let mut client = broker.resume(&lasting, true);
     let heard = client.until_fence(&broker);
     assert_eq!(payloads(&heard), ["long"]);
-    let left = u32::from_be_bytes(heard[0].property(id::MESSAGE_EXPIRY)[0].clone().try_into().expect("four bytes"));
+    let left = u32::from_be_bytes(
+        heard[0].property(id::MESSAGE_EXPIRY)[0]
+            .clone()
+            .try_into()
+            .expect("four bytes"),
+    );
     assert!((900..1000).contains(&left), "{left} s of 1000 are left after two");
 }
 
@@ -114,7 +132,11 @@ fn aliases_of_a_client_stand_for_topics() {
     client.publish(Publish::new("alias/changed", "third").qos(2, 0).with(two(id::ALIAS, 1)));
     client.publish(Publish::new("", "fourth").qos(2, 0).with(two(id::ALIAS, 1)));
     let heard = subscriber.until_fence(&broker);
-    assert!(heard.iter().all(|publish| publish.topic() == "alias/changed" && publish.property(id::ALIAS).is_empty()));
+    assert!(
+        heard
+            .iter()
+            .all(|publish| publish.topic() == "alias/changed" && publish.property(id::ALIAS).is_empty())
+    );
     assert_eq!(payloads(&heard), ["third", "fourth"]);
 }
 
@@ -159,7 +181,10 @@ fn aliases_of_the_server_keep_to_what_the_client_allows() {
                         known.insert(alias, topic.clone());
                     }
                 }
-                assert_eq!((topic, heard.text()), (format!("server/{number}"), format!("{number} {round}").as_str()));
+                assert_eq!(
+                    (topic, heard.text()),
+                    (format!("server/{number}"), format!("{number} {round}").as_str())
+                );
             }
         }
     }

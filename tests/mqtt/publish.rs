@@ -84,7 +84,10 @@ fn messages_are_sent_with_the_lesser_qos() {
                 let mut client = broker.client(version, "pub");
                 client.publish(Publish::new("lesser", "x").qos(published, 0));
                 let heard = subscriber.take();
-                assert_eq!((heard.qos, heard.dup, heard.retain), (granted.min(published), false, false));
+                assert_eq!(
+                    (heard.qos, heard.dup, heard.retain),
+                    (granted.min(published), false, false)
+                );
                 assert_eq!(heard.topic(), "lesser");
             }
         }
@@ -105,7 +108,12 @@ fn a_message_is_its_bytes() {
                 publish.payload.clone_from(&payload);
                 client.publish(publish);
                 let heard = subscriber.take();
-                assert!(heard.payload == payload, "{} bytes came, {} went", heard.payload.len(), payload.len());
+                assert!(
+                    heard.payload == payload,
+                    "{} bytes came, {} went",
+                    heard.payload.len(),
+                    payload.len()
+                );
             }
         }
     }
@@ -188,7 +196,9 @@ fn a_pubrec_is_answered_by_pubrel_and_the_message_is_not_sent_again() {
     for version in BOTH {
         let mut subscriber = broker.client(version, "sub");
         subscriber.subscribe("release", 2);
-        broker.client(version, "pub").publish(Publish::new("release", "x").qos(2, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("release", "x").qos(2, 0));
         let heard = subscriber.hear();
         assert_eq!(heard.qos, 2);
         for _ in 0..2 {
@@ -207,7 +217,9 @@ fn a_refusal_by_the_receiver_ends_a_delivery() {
         let lasting = Connect::lasting(V5, "refuses");
         let mut subscriber = broker.resume(&lasting, qos == 2);
         subscriber.subscribe("refusals", qos);
-        broker.client(V5, "pub").publish(Publish::new("refusals", "x").qos(qos, 0));
+        broker
+            .client(V5, "pub")
+            .publish(Publish::new("refusals", "x").qos(qos, 0));
         let heard = subscriber.hear();
         let kind = if qos == 1 { PUBACK } else { PUBREC };
         subscriber.send(&packet(kind, &[&heard.id.to_be_bytes(), &[0x83]]));

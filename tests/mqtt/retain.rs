@@ -19,7 +19,12 @@ fn the_last_retained_message_of_each_topic_is_sent_to_a_new_subscription() {
             let mut heard = subscriber.until_fence(&broker);
             heard.sort_by_key(|publish| publish.topic.clone());
             assert_eq!(payloads(&heard), ["a", "b"]);
-            assert!(heard.iter().all(|publish| publish.retain && !publish.dup && publish.qos == qos), "{heard:?}");
+            assert!(
+                heard
+                    .iter()
+                    .all(|publish| publish.retain && !publish.dup && publish.qos == qos),
+                "{heard:?}"
+            );
         }
     }
 }
@@ -35,7 +40,10 @@ fn an_empty_retained_message_removes_and_is_passed_on() {
         client.publish(Publish::new("gone", "").qos(1, 0).retained());
         let heard = present.until_fence(&broker);
         assert_eq!(payloads(&heard), ["x", ""]);
-        assert!(heard.iter().all(|publish| !publish.retain), "an established subscription sees no flag: {heard:?}");
+        assert!(
+            heard.iter().all(|publish| !publish.retain),
+            "an established subscription sees no flag: {heard:?}"
+        );
         let mut late = broker.client(version, "late");
         late.subscribe("gone", 1);
         assert!(late.until_fence(&broker).is_empty());
@@ -67,7 +75,9 @@ fn retained_messages_outlive_sessions_and_kills() {
 fn a_subscription_made_again_sends_retained_messages_again() {
     let broker = Broker::start();
     for version in BOTH {
-        broker.client(version, "keeper").publish(Publish::new("again", "x").qos(1, 0).retained());
+        broker
+            .client(version, "keeper")
+            .publish(Publish::new("again", "x").qos(1, 0).retained());
         let mut client = broker.client(version, "twice");
         for options in [0, 1] {
             client.subscribe("again", options);
@@ -80,7 +90,9 @@ fn a_subscription_made_again_sends_retained_messages_again() {
 #[test]
 fn retain_handling_decides_on_retained_messages() {
     let broker = Broker::start();
-    broker.client(V5, "keeper").publish(Publish::new("handling", "x").qos(1, 0).retained());
+    broker
+        .client(V5, "keeper")
+        .publish(Publish::new("handling", "x").qos(1, 0).retained());
     // Options, and how many retained messages come at the first and the second subscription.
     for (options, first, second) in [(0x01, 1, 1), (0x11, 1, 0), (0x21, 0, 0)] {
         let mut client = broker.client(V5, "handles");
@@ -113,9 +125,26 @@ fn retain_as_published_keeps_the_flag() {
 fn retained_messages_keep_their_properties_and_expire() {
     let broker = Broker::start();
     let mut client = broker.client(V5, "keeper");
-    let list = [string(id::CONTENT_TYPE, "text/x"), user("k", "1"), user("k", "2"), string(id::CORRELATION, [9, 0])].concat();
-    client.publish(Publish::new("kept", "x").qos(1, 0).retained().with(list).with(four(id::MESSAGE_EXPIRY, 3600)));
-    client.publish(Publish::new("expires", "x").qos(1, 0).retained().with(four(id::MESSAGE_EXPIRY, 1)));
+    let list = [
+        string(id::CONTENT_TYPE, "text/x"),
+        user("k", "1"),
+        user("k", "2"),
+        string(id::CORRELATION, [9, 0]),
+    ]
+    .concat();
+    client.publish(
+        Publish::new("kept", "x")
+            .qos(1, 0)
+            .retained()
+            .with(list)
+            .with(four(id::MESSAGE_EXPIRY, 3600)),
+    );
+    client.publish(
+        Publish::new("expires", "x")
+            .qos(1, 0)
+            .retained()
+            .with(four(id::MESSAGE_EXPIRY, 1)),
+    );
     // The only wait for a time: two seconds, beyond the one that the message lives.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let mut late = broker.client(V5, "late");
@@ -126,6 +155,11 @@ fn retained_messages_keep_their_properties_and_expire() {
     assert_eq!(heard.property(id::CONTENT_TYPE), [b"text/x"]);
     assert_eq!(heard.property(id::CORRELATION), [[9, 0]]);
     assert_eq!(heard.property(id::USER).len(), 2);
-    let left = u32::from_be_bytes(heard.property(id::MESSAGE_EXPIRY)[0].clone().try_into().expect("four bytes"));
+    let left = u32::from_be_bytes(
+        heard.property(id::MESSAGE_EXPIRY)[0]
+            .clone()
+            .try_into()
+            .expect("four bytes"),
+    );
     assert!((3000..3600).contains(&left), "{left} s of 3600 are left after two");
 }

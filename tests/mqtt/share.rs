@@ -8,7 +8,9 @@ use crate::mqtt_driver::{Version::*, *};
 fn each_message_goes_to_one_member() {
     let broker = Broker::start();
     for version in BOTH {
-        let mut members: Vec<Client> = (0..3).map(|number| broker.client(version, &format!("member-{number}"))).collect();
+        let mut members: Vec<Client> = (0..3)
+            .map(|number| broker.client(version, &format!("member-{number}")))
+            .collect();
         for member in &mut members {
             member.subscribe("$share/group/work/+", 1);
         }
@@ -18,8 +20,11 @@ fn each_message_goes_to_one_member() {
         for number in 0..30 {
             client.publish(Publish::new("work/x", &number.to_string()).qos(1, 0));
         }
-        let heard: Vec<String> =
-            members.iter_mut().flat_map(|member| member.until_fence(&broker)).map(|publish| publish.text().to_owned()).collect();
+        let heard: Vec<String> = members
+            .iter_mut()
+            .flat_map(|member| member.until_fence(&broker))
+            .map(|publish| publish.text().to_owned())
+            .collect();
         assert_eq!(heard.len(), 30, "{heard:?}");
         assert_eq!(heard.iter().collect::<BTreeSet<_>>().len(), 30);
         assert_eq!(outside.until_fence(&broker).len(), 30);
@@ -34,7 +39,9 @@ fn groups_are_apart() {
         one.subscribe("$share/one/apart", 1);
         let mut two = broker.client(version, "two");
         two.subscribe("$share/two/apart", 1);
-        broker.client(version, "pub").publish(Publish::new("apart", "x").qos(1, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("apart", "x").qos(1, 0));
         assert_eq!(payloads(&one.until_fence(&broker)), ["x"]);
         assert_eq!(payloads(&two.until_fence(&broker)), ["x"]);
     }
@@ -47,7 +54,9 @@ fn the_granted_qos_is_kept() {
         for granted in 0..3 {
             let mut member = broker.client(version, "member");
             member.subscribe("$share/g/qos", granted);
-            broker.client(version, "pub").publish(Publish::new("qos", "x").qos(2, 0));
+            broker
+                .client(version, "pub")
+                .publish(Publish::new("qos", "x").qos(2, 0));
             assert_eq!(member.take().qos, granted);
         }
     }
@@ -57,12 +66,24 @@ fn the_granted_qos_is_kept() {
 fn ill_formed_shared_filters_are_refused() {
     let broker = Broker::start();
     for version in BOTH {
-        for filter in ["$share//a", "$share/g", "$share/g/", "$share/+/a", "$share/#/a", "$share/g+/a", "$share/g/a#"] {
+        for filter in [
+            "$share//a",
+            "$share/g",
+            "$share/g/",
+            "$share/+/a",
+            "$share/#/a",
+            "$share/g+/a",
+            "$share/g/a#",
+        ] {
             let mut client = broker.client(version, "wrong");
             client.send(&subscribe(version, 1, &[(filter, 0)], &[]));
             match client.next() {
                 Some(packet) if packet.kind() == SUBACK => {
-                    assert_eq!(*packet.body.last().expect("a code"), if version == V5 { 0x8F } else { 0x80 }, "{filter}");
+                    assert_eq!(
+                        *packet.body.last().expect("a code"),
+                        if version == V5 { 0x8F } else { 0x80 },
+                        "{filter}"
+                    );
                 }
                 Some(packet) => assert!(matches!(packet.reason(), 0x81 | 0x82 | 0x8F), "{filter}: {packet:02x?}"),
                 None => {}
@@ -75,7 +96,9 @@ fn ill_formed_shared_filters_are_refused() {
 fn retained_messages_are_not_sent_to_shared_subscriptions() {
     let broker = Broker::start();
     for version in BOTH {
-        broker.client(version, "keeper").publish(Publish::new("kept", "x").qos(1, 0).retained());
+        broker
+            .client(version, "keeper")
+            .publish(Publish::new("kept", "x").qos(1, 0).retained());
         let mut member = broker.client(version, "member");
         member.subscribe("$share/g/kept", 1);
         assert!(member.until_fence(&broker).is_empty());
@@ -110,7 +133,9 @@ fn an_unsubscribed_member_gets_nothing_more() {
         client.subscribe("$share/g/ends", 1);
         client.unsubscribe(&["$share/g/ends"], &[0]);
         client.unsubscribe(&["$share/g/ends"], &[0x11]);
-        broker.client(version, "pub").publish(Publish::new("ends", "x").qos(1, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("ends", "x").qos(1, 0));
         assert!(client.until_fence(&broker).is_empty());
     }
 }

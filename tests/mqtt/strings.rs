@@ -3,7 +3,14 @@
 use crate::mqtt_driver::{Version::*, *};
 
 /// Bytes that are no UTF-8 of MQTT: surrogates, too long, cut, U+0000.
-const ILL_FORMED: [&[u8]; 6] = [&[0xED, 0xA0, 0x80], &[0xED, 0xBF, 0xBF], &[0xC0, 0xAF], &[0xFF], &[b'a', 0xC3], &[b'a', 0, b'b']];
+const ILL_FORMED: [&[u8]; 6] = [
+    &[0xED, 0xA0, 0x80],
+    &[0xED, 0xBF, 0xBF],
+    &[0xC0, 0xAF],
+    &[0xFF],
+    &[b'a', 0xC3],
+    &[b'a', 0, b'b'],
+];
 
 #[test]
 fn ill_formed_strings_end_it() {
@@ -18,7 +25,12 @@ fn ill_formed_strings_end_it() {
                 packet(UNSUBSCRIBE, &[&[0, 1], &empty, &field]),
             ];
             if version == V5 {
-                for list in [string(id::CONTENT_TYPE, wrong), string(id::RESPONSE_TOPIC, wrong), user(wrong, "v"), user("n", wrong)] {
+                for list in [
+                    string(id::CONTENT_TYPE, wrong),
+                    string(id::RESPONSE_TOPIC, wrong),
+                    user(wrong, "v"),
+                    user("n", wrong),
+                ] {
                     all.push(Publish::new("strings", "x").with(list).bytes(V5));
                 }
             }
@@ -47,7 +59,10 @@ fn ill_formed_strings_of_a_connect_end_it() {
                 if let Some(packet) = client.next() {
                     assert_eq!(packet.kind(), CONNACK);
                     // An id or topic that can't be taken is also what these two say.
-                    assert!(matches!(packet.body[1], 0x81 | 0x82 | 0x85 | 0x90 | 0x02), "{wrong:02x?}: {packet:02x?}");
+                    assert!(
+                        matches!(packet.body[1], 0x81 | 0x82 | 0x85 | 0x90 | 0x02),
+                        "{wrong:02x?}: {packet:02x?}"
+                    );
                     assert!(client.next().is_none());
                 }
             }
@@ -73,14 +88,24 @@ fn lengths_that_are_no_lengths_end_it() {
     let broker = Broker::start();
     for version in BOTH {
         // Five bytes of length; a string longer than its packet; a packet without its fields.
-        for bytes in [vec![0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01], vec![0x30, 4, 0, 9, b'a', b'b'], vec![0x30, 0], vec![0x32, 3, 0, 1, b'a'], vec![SUBSCRIBE, 1, 0]] {
+        for bytes in [
+            vec![0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
+            vec![0x30, 4, 0, 9, b'a', b'b'],
+            vec![0x30, 0],
+            vec![0x32, 3, 0, 1, b'a'],
+            vec![SUBSCRIBE, 1, 0],
+        ] {
             let mut client = broker.client(version, "lengths");
             client.send(&bytes);
             client.closed_for(&[0x81, 0x82, 0x95]);
         }
     }
     // A property length beyond the packet, and one that cuts a property.
-    for list in [&[0x7F][..], &[0x02, id::MESSAGE_EXPIRY, 0], &[0x80, 0x80, 0x80, 0x80, 0x01]] {
+    for list in [
+        &[0x7F][..],
+        &[0x02, id::MESSAGE_EXPIRY, 0],
+        &[0x80, 0x80, 0x80, 0x80, 0x01],
+    ] {
         let mut client = broker.client(V5, "lengths");
         client.send(&packet(0x30, &[&text("a"), list]));
         client.closed_for(&[0x81, 0x82]);
@@ -128,7 +153,11 @@ fn ill_formed_filters_are_refused() {
             client.send(&subscribe(version, 1, &[(filter, 0)], &[]));
             match client.next() {
                 Some(packet) if packet.kind() == SUBACK => {
-                    assert_eq!(*packet.body.last().expect("a code"), if version == V5 { 0x8F } else { 0x80 }, "{filter}");
+                    assert_eq!(
+                        *packet.body.last().expect("a code"),
+                        if version == V5 { 0x8F } else { 0x80 },
+                        "{filter}"
+                    );
                 }
                 Some(packet) => assert!(matches!(packet.reason(), 0x81 | 0x82 | 0x8F), "{filter}: {packet:02x?}"),
                 None => {}
@@ -214,7 +243,10 @@ fn wildcards_do_not_see_topics_of_the_server() {
             client.subscribe(filter, 0);
         }
         let heard = client.until_fence(&broker);
-        assert!(heard.iter().all(|publish| !publish.topic.starts_with(b"$")), "{heard:?}");
+        assert!(
+            heard.iter().all(|publish| !publish.topic.starts_with(b"$")),
+            "{heard:?}"
+        );
         let mut client = broker.client(version, "dollar-itself");
         client.subscribe("$SYS/broker/version", 0);
         assert_eq!(client.hear().topic(), "$SYS/broker/version");

@@ -7,8 +7,16 @@ fn suback_has_the_id_and_a_code_for_each_filter_in_order() {
     let broker = Broker::start();
     for version in BOTH {
         let mut client = broker.client(version, "codes");
-        client.send(&subscribe(version, 0xABCD, &[("a", 2), ("b/+", 0), ("c/#", 1), ("d", 2)], &[]));
-        client.expect(&packet(SUBACK, &[&[0xAB, 0xCD], &properties(version, &[]), &[2, 0, 1, 2]]));
+        client.send(&subscribe(
+            version,
+            0xABCD,
+            &[("a", 2), ("b/+", 0), ("c/#", 1), ("d", 2)],
+            &[],
+        ));
+        client.expect(&packet(
+            SUBACK,
+            &[&[0xAB, 0xCD], &properties(version, &[]), &[2, 0, 1, 2]],
+        ));
     }
 }
 
@@ -42,7 +50,10 @@ fn no_filters_end_it() {
 #[test]
 fn reserved_bits_of_options_end_it() {
     let broker = Broker::start();
-    for (version, wrong) in [(V3, &[0x03, 0x04, 0x08, 0x40, 0x80][..]), (V5, &[0x03, 0x30, 0x40, 0x80, 0xC1])] {
+    for (version, wrong) in [
+        (V3, &[0x03, 0x04, 0x08, 0x40, 0x80][..]),
+        (V5, &[0x03, 0x30, 0x40, 0x80, 0xC1]),
+    ] {
         for options in wrong {
             let mut client = broker.client(version, "options");
             client.send(&subscribe(version, 1, &[("a", *options)], &[]));
@@ -58,12 +69,16 @@ fn the_same_filter_replaces_its_subscription() {
         let mut client = broker.client(version, "same");
         client.subscribe("same/+", 2);
         client.subscribe("same/+", 0);
-        broker.client(version, "pub").publish(Publish::new("same/x", "once").qos(2, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("same/x", "once").qos(2, 0));
         let heard = client.until_fence(&broker);
         assert_eq!(payloads(&heard), ["once"]);
         assert_eq!(heard[0].qos, 0);
         client.unsubscribe(&["same/+"], &[0]);
-        broker.client(version, "pub").publish(Publish::new("same/x", "none").qos(2, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("same/x", "none").qos(2, 0));
         assert!(client.until_fence(&broker).is_empty());
     }
 }
@@ -79,7 +94,11 @@ fn a_replaced_subscription_loses_no_messages() {
             other.publish(Publish::new("stream", &number.to_string()).qos(1, 0));
             client.send(&subscribe(version, 100, &[("stream", 1)], &[]));
         }
-        let heard: Vec<String> = client.until_fence(&broker).iter().map(|publish| publish.text().into()).collect();
+        let heard: Vec<String> = client
+            .until_fence(&broker)
+            .iter()
+            .map(|publish| publish.text().into())
+            .collect();
         assert_eq!(heard, (0..10).map(|number: u32| number.to_string()).collect::<Vec<_>>());
     }
 }
@@ -92,10 +111,19 @@ fn unsubscribe_is_answered_and_compares_characters() {
         client.subscribe_as(&[("u/+", 1), ("u/#", 1), ("v", 1)], &[], &[1, 1, 1]);
         client.send(&unsubscribe(version, 0x1234, &["u/x", "v", "never"]));
         client.expect(&unsuback(version, 0x1234, &[0x11, 0, 0x11]));
-        broker.client(version, "pub").publish(Publish::new("u/x", "still").qos(1, 0));
-        assert!(client.until_fence(&broker).iter().any(|publish| publish.text() == "still"));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("u/x", "still").qos(1, 0));
+        assert!(
+            client
+                .until_fence(&broker)
+                .iter()
+                .any(|publish| publish.text() == "still")
+        );
         client.unsubscribe(&["u/+", "u/#"], &[0, 0]);
-        broker.client(version, "pub").publish(Publish::new("u/x", "no").qos(1, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("u/x", "no").qos(1, 0));
         broker.client(version, "pub").publish(Publish::new("v", "no").qos(1, 0));
         assert!(client.until_fence(&broker).is_empty());
     }
@@ -107,7 +135,9 @@ fn what_was_sent_before_an_unsubscribe_is_completed() {
     for version in BOTH {
         let mut client = broker.client(version, "completes");
         client.subscribe("rest", 2);
-        broker.client(version, "pub").publish(Publish::new("rest", "x").qos(2, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("rest", "x").qos(2, 0));
         let heard = client.hear();
         client.unsubscribe(&["rest"], &[0]);
         client.acknowledge(PUBREC, heard.id);
@@ -128,7 +158,9 @@ fn overlapping_subscriptions_give_one_copy_at_the_highest_qos() {
         client.subscribe("o/#", 0);
         client.subscribe("o/+", 2);
         client.subscribe("o/x", 1);
-        broker.client(version, "pub").publish(Publish::new("o/x", "once").qos(2, 0));
+        broker
+            .client(version, "pub")
+            .publish(Publish::new("o/x", "once").qos(2, 0));
         let heard = client.until_fence(&broker);
         assert_eq!(payloads(&heard), ["once"]);
         assert_eq!(heard[0].qos, 2);
@@ -140,11 +172,18 @@ fn subscription_identifiers_come_with_messages() {
     let broker = Broker::start();
     let mut client = broker.client(V5, "identifiers");
     client.subscribe_as(&[("i/#", 1)], &[&[id::SUBSCRIPTION][..], &variable(1)].concat(), &[1]);
-    client.subscribe_as(&[("i/+", 1)], &[&[id::SUBSCRIPTION][..], &variable(268_435_455)].concat(), &[1]);
+    client.subscribe_as(
+        &[("i/+", 1)],
+        &[&[id::SUBSCRIPTION][..], &variable(268_435_455)].concat(),
+        &[1],
+    );
     client.subscribe_as(&[("i/x", 1)], &[], &[1]);
     broker.client(V5, "pub").publish(Publish::new("i/x", "x").qos(1, 0));
     let heard = client.until_fence(&broker);
-    let mut identifiers: Vec<Vec<u8>> = heard.iter().flat_map(|publish| publish.property(id::SUBSCRIPTION)).collect();
+    let mut identifiers: Vec<Vec<u8>> = heard
+        .iter()
+        .flat_map(|publish| publish.property(id::SUBSCRIPTION))
+        .collect();
     identifiers.sort();
     assert_eq!(identifiers, [variable(1), variable(268_435_455)]);
     if !peer() {
@@ -153,18 +192,30 @@ fn subscription_identifiers_come_with_messages() {
     // Replaced without an identifier: then it has none.
     client.subscribe_as(&[("i/#", 1), ("i/+", 1)], &[], &[1, 1]);
     broker.client(V5, "pub").publish(Publish::new("i/x", "x").qos(1, 0));
-    assert!(client.until_fence(&broker).iter().all(|publish| publish.property(id::SUBSCRIPTION).is_empty()));
+    assert!(
+        client
+            .until_fence(&broker)
+            .iter()
+            .all(|publish| publish.property(id::SUBSCRIPTION).is_empty())
+    );
 }
 
 #[test]
 fn wrong_subscription_identifiers_end_it() {
     let broker = Broker::start();
     let twice = [id::SUBSCRIPTION, 1, id::SUBSCRIPTION, 2];
-    for list in [&[id::SUBSCRIPTION, 0][..], &twice, &[id::SUBSCRIPTION, 0xFF, 0xFF, 0xFF, 0xFF, 0x01]] {
+    for list in [
+        &[id::SUBSCRIPTION, 0][..],
+        &twice,
+        &[id::SUBSCRIPTION, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
+    ] {
         let mut client = broker.client(V5, "wrong");
         client.send(&subscribe(V5, 1, &[("a", 0)], list));
         let answer = client.next();
-        assert!(answer.as_ref().is_none_or(|packet| packet.kind() == DISCONNECT), "{list:02x?}: {answer:02x?}");
+        assert!(
+            answer.as_ref().is_none_or(|packet| packet.kind() == DISCONNECT),
+            "{list:02x?}: {answer:02x?}"
+        );
     }
     let mut client = broker.client(V5, "wrong");
     client.send(&Publish::new("a", "x").with(vec![id::SUBSCRIPTION, 1]).bytes(V5));
@@ -177,7 +228,9 @@ fn no_local_keeps_a_client_from_its_own_messages() {
     let mut client = broker.client(V5, "local");
     client.subscribe("local", 0x04 | 1);
     client.publish(Publish::new("local", "own"));
-    broker.client(V5, "other").publish(Publish::new("local", "foreign").qos(1, 0));
+    broker
+        .client(V5, "other")
+        .publish(Publish::new("local", "foreign").qos(1, 0));
     assert_eq!(payloads(&client.until_fence(&broker)), ["foreign"]);
 }
 

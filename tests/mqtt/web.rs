@@ -72,7 +72,10 @@ fn text_frames_end_it() {
     let broker = Broker::start();
     for version in BOTH {
         let (mut client, _) = upgraded(&broker, version, "mqtt");
-        client.stream.write_all(&frame(0x82, &Connect::new(version, "web").bytes())).expect("the node reads");
+        client
+            .stream
+            .write_all(&frame(0x82, &Connect::new(version, "web").bytes()))
+            .expect("the node reads");
         assert_eq!(content(&mut client).expect("a CONNACK")[0], CONNACK);
         client.stream.write_all(&frame(0x81, b"text")).expect("the node reads");
         while let Some(more) = content(&mut client) {

@@ -20,7 +20,10 @@ fn a_will_is_published_when_a_connection_is_cut() {
             let connect = Connect::new(version, "dies").will("will/x", "gone", qos, false);
             broker.connect(&connect).0.cut();
             let heard = witness.take();
-            assert_eq!((heard.topic(), heard.text(), heard.qos, heard.retain), ("will/x", "gone", qos, false));
+            assert_eq!(
+                (heard.topic(), heard.text(), heard.qos, heard.retain),
+                ("will/x", "gone", qos, false)
+            );
             // It was published once, and not retained.
             assert!(witness.until_fence(&broker).is_empty());
             let mut late = broker.client(version, "late");
@@ -36,7 +39,10 @@ fn a_will_may_be_retained() {
     for version in BOTH {
         let mut witness = witness(&broker, version);
         let topic = format!("will/kept/{version:?}");
-        broker.connect(&Connect::new(version, "dies").will(&topic, "gone", 1, true)).0.cut();
+        broker
+            .connect(&Connect::new(version, "dies").will(&topic, "gone", 1, true))
+            .0
+            .cut();
         assert!(!witness.take_of(&topic).retain);
         let mut late = broker.client(version, "late");
         late.subscribe(&topic, 1);
@@ -50,7 +56,10 @@ fn disconnect_discards_the_will() {
     let broker = Broker::start();
     for version in BOTH {
         let mut witness = witness(&broker, version);
-        broker.connect(&Connect::new(version, "leaves").will("will/x", "never", 1, false)).0.disconnect();
+        broker
+            .connect(&Connect::new(version, "leaves").will("will/x", "never", 1, false))
+            .0
+            .disconnect();
         assert!(witness.until_fence(&broker).is_empty());
         // Nor does a later connection without a will have it.
         broker.client(version, "leaves").cut();
@@ -93,8 +102,20 @@ fn properties_of_a_will_come_with_it() {
     let broker = Broker::start();
     let mut witness = witness(&broker, V5);
     let mut connect = Connect::new(V5, "dies").will("will/x", "gone", 1, false);
-    let list = [byte(id::PAYLOAD_FORMAT, 1), string(id::CONTENT_TYPE, "text/plain"), string(id::RESPONSE_TOPIC, "answers")].concat();
-    let list = [list, string(id::CORRELATION, [1, 2]), user("a", "1"), user("b", "2"), user("a", "3")].concat();
+    let list = [
+        byte(id::PAYLOAD_FORMAT, 1),
+        string(id::CONTENT_TYPE, "text/plain"),
+        string(id::RESPONSE_TOPIC, "answers"),
+    ]
+    .concat();
+    let list = [
+        list,
+        string(id::CORRELATION, [1, 2]),
+        user("a", "1"),
+        user("b", "2"),
+        user("a", "3"),
+    ]
+    .concat();
     connect.will.as_mut().expect("it has one").properties = list;
     broker.connect(&connect).0.cut();
     let heard = witness.take();
@@ -102,10 +123,11 @@ fn properties_of_a_will_come_with_it() {
     assert_eq!(heard.property(id::CONTENT_TYPE), [b"text/plain"]);
     assert_eq!(heard.property(id::RESPONSE_TOPIC), [b"answers"]);
     assert_eq!(heard.property(id::CORRELATION), [[1, 2]]);
-    assert_eq!(users(&heard), [("a", "1"), ("b", "2"), ("a", "3")].map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(
+        users(&heard),
+        [("a", "1"), ("b", "2"), ("a", "3")].map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
 }
-
-
 
 #[test]
 fn a_delayed_will_waits_and_a_new_connection_stops_it() {
@@ -130,7 +152,9 @@ fn a_delayed_will_is_published_when_its_session_ends() {
     let mut witness = witness(&broker, V5);
     for expiry in [0, 1] {
         let name = format!("ends-{expiry}");
-        let mut connect = Connect::new(V5, &name).will("will/end", "gone", 1, false).with(four(id::SESSION_EXPIRY, expiry));
+        let mut connect = Connect::new(V5, &name)
+            .will("will/end", "gone", 1, false)
+            .with(four(id::SESSION_EXPIRY, expiry));
         connect.will.as_mut().expect("it has one").properties = four(id::WILL_DELAY, 3600);
         broker.connect(&connect).0.cut();
         assert_eq!(witness.take().text(), "gone");
@@ -153,7 +177,8 @@ fn a_will_survives_a_kill() {
         let lasting = Connect::lasting(version, &format!("witness-{version:?}"));
         let mut witness = broker.resume(&lasting, false);
         witness.subscribe("will/#", 1);
-        let (_client, _) = broker.connect(&Connect::lasting(version, &format!("dies-{version:?}")).will("will/k", "gone", 1, false));
+        let (_client, _) =
+            broker.connect(&Connect::lasting(version, &format!("dies-{version:?}")).will("will/k", "gone", 1, false));
         broker.kill_and_restart();
         let mut witness = broker.resume(&lasting, true);
         assert_eq!(witness.take_of("will/k").text(), "gone");

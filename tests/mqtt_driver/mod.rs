@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+#[allow(unused_imports, reason = "as above")]
 pub use node::{Broker, peer};
 pub use wire::*;
 
@@ -31,10 +32,14 @@ pub struct Client {
 impl Client {
     /// A connection that has sent nothing yet.
     pub fn raw(at: SocketAddr, version: Version) -> Self {
-        let stream = TcpStream::connect(at).expect("the broker listens");
+        Self::over(TcpStream::connect(at).expect("the broker listens"), version)
+    }
+
+    pub fn over(stream: TcpStream, version: Version) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above 0");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout above 0");
-        stream.set_nodelay(true).expect("TCP has that");
+        // A broker that dies just now is met by the next read.
+        let _ = stream.set_nodelay(true);
         Self {
             stream,
             version,
@@ -112,7 +117,10 @@ impl Client {
     #[track_caller]
     pub fn closed_for(&mut self, reasons: &[u8]) {
         if let Some(reason) = self.closed() {
-            assert!(reasons.contains(&reason), "reason {reason:02x}, expected {reasons:02x?}");
+            assert!(
+                reasons.contains(&reason),
+                "reason {reason:02x}, expected {reasons:02x?}"
+            );
         }
     }
 
@@ -168,7 +176,10 @@ impl Client {
         let answer = self.packet();
         assert_eq!((answer.first, answer.id()), (kind, id), "{answer:02x?}");
         assert!(matches!(answer.reason(), 0 | 0x10), "{answer:02x?}");
-        assert!(answer.body.len() <= if self.version == Version::V5 { 3 } else { 2 }, "{answer:02x?}");
+        assert!(
+            answer.body.len() <= if self.version == Version::V5 { 3 } else { 2 },
+            "{answer:02x?}"
+        );
     }
 
     pub fn acknowledge(&mut self, kind: u8, id: u16) {
@@ -303,12 +314,15 @@ impl Broker {
 }
 
 pub fn subscribe(version: Version, id: u16, filters: &[(&str, u8)], list: &[u8]) -> Vec<u8> {
-    let filters: Vec<u8> = filters.iter().flat_map(|(filter, options)| [text(filter), vec![*options]].concat()).collect();
+    let filters: Vec<u8> = filters
+        .iter()
+        .flat_map(|(filter, options)| [text(filter), vec![*options]].concat())
+        .collect();
     packet(SUBSCRIBE, &[&id.to_be_bytes(), &properties(version, list), &filters])
 }
 
 pub fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8> {
-    let filters: Vec<u8> = filters.iter().flat_map(|filter| text(filter)).collect();
+    let filters: Vec<u8> = filters.iter().flat_map(text).collect();
     packet(UNSUBSCRIBE, &[&id.to_be_bytes(), &properties(version, &[]), &filters])
 }
 

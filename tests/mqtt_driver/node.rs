@@ -12,7 +12,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How long a node may take until it is ready: generous, for a debug build on a busy machine.
@@ -116,11 +116,19 @@ fn log_tail(folder: &Path) -> String {
 }
 
 fn start(folder: &Path, settings: &[(&'static str, &'static str)], at: Listeners) -> (Child, Listeners) {
-    if peer() { start_peer(folder, at) } else { start_weft(folder, settings, at) }
+    if peer() {
+        start_peer(folder, at)
+    } else {
+        start_weft(folder, settings, at)
+    }
 }
 
 fn start_weft(folder: &Path, settings: &[(&'static str, &'static str)], at: Listeners) -> (Child, Listeners) {
-    let log = File::options().create(true).append(true).open(folder.join("log")).expect("the folder takes a log");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .expect("the folder takes a log");
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
     // Settings of the tests, or of whoever runs them, are none of the node's.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEFT_")) {
@@ -161,7 +169,11 @@ fn start_weft(folder: &Path, settings: &[(&'static str, &'static str)], at: List
         let mut values = line.split([' ', ',']).filter_map(|word| word.split_once('='));
         let value = values.find(|(key, _)| *key == name).map(|(_, value)| value);
         let value = value.unwrap_or_else(|| panic!("no {name} listener in: {line}"));
-        value.rsplit('/').next().and_then(|value| value.parse().ok()).expect("an address")
+        value
+            .rsplit('/')
+            .next()
+            .and_then(|value| value.parse().ok())
+            .expect("an address")
     };
     let at = Listeners {
         mqtt: address("mqtt"),
@@ -176,9 +188,14 @@ fn start_weft(folder: &Path, settings: &[(&'static str, &'static str)], at: List
 fn start_peer(folder: &Path, mut at: Listeners) -> (Child, Listeners) {
     if at.mqtt.port() == 0 {
         // Free now; mosquitto can't take a port of the system's choice.
-        at.mqtt = TcpListener::bind(at.mqtt).and_then(|listener| listener.local_addr()).expect("loopback has free ports");
+        at.mqtt = TcpListener::bind(at.mqtt)
+            .and_then(|listener| listener.local_addr())
+            .expect("loopback has free ports");
     }
-    let configuration = format!("listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n", at.mqtt.port());
+    let configuration = format!(
+        "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n",
+        at.mqtt.port()
+    );
     std::fs::write(folder.join("mosquitto.conf"), configuration).expect("the folder takes a file");
     let log = File::create(folder.join("log")).expect("the folder takes a log");
     let child = Command::new("mosquitto")
@@ -188,12 +205,17 @@ fn start_peer(folder: &Path, mut at: Listeners) -> (Child, Listeners) {
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
-        .or_else(|_| Command::new("/usr/sbin/mosquitto").arg("-c").arg(folder.join("mosquitto.conf")).spawn())
+        .or_else(|_| {
+            Command::new("/usr/sbin/mosquitto")
+                .arg("-c")
+                .arg(folder.join("mosquitto.conf"))
+                .spawn()
+        })
         .expect("mosquitto is installed");
-    let started = Instant::now();
-    while TcpStream::connect(at.mqtt).is_err() {
-        assert!(started.elapsed() < READY_DEADLINE, "mosquitto does not listen");
+    let listens = (0..6_000).any(|_| {
         thread::sleep(Duration::from_millis(10));
-    }
+        TcpStream::connect(at.mqtt).is_ok()
+    });
+    assert!(listens, "mosquitto does not listen");
     (child, at)
 }

@@ -165,7 +165,10 @@ impl Connect {
     }
 
     pub fn flags(&self) -> u8 {
-        let will = self.will.as_ref().map_or(0, |will| 0x04 | will.qos << 3 | u8::from(will.retain) << 5);
+        let will = self
+            .will
+            .as_ref()
+            .map_or(0, |will| 0x04 | will.qos << 3 | u8::from(will.retain) << 5);
         u8::from(self.clean) << 1 | will | u8::from(self.user.is_some()) << 7 | u8::from(self.password.is_some()) << 6
     }
 
@@ -228,8 +231,20 @@ impl Publish {
 
     pub fn bytes(&self, version: Version) -> Vec<u8> {
         let first = 0x30 | u8::from(self.dup) << 3 | self.qos << 1 | u8::from(self.retain);
-        let id = if self.qos > 0 { self.id.to_be_bytes().to_vec() } else { Vec::new() };
-        packet(first, &[&text(&self.topic), &id, &properties(version, &self.properties), &self.payload])
+        let id = if self.qos > 0 {
+            self.id.to_be_bytes().to_vec()
+        } else {
+            Vec::new()
+        };
+        packet(
+            first,
+            &[
+                &text(&self.topic),
+                &id,
+                &properties(version, &self.properties),
+                &self.payload,
+            ],
+        )
     }
 
     pub fn topic(&self) -> &str {
@@ -243,7 +258,10 @@ impl Publish {
     /// The values of a property, in their order.
     pub fn property(&self, wanted: u8) -> Vec<Vec<u8>> {
         let all = read_properties(&self.properties);
-        all.into_iter().filter(|(id, _)| *id == wanted).map(|(_, value)| value).collect()
+        all.into_iter()
+            .filter(|(id, _)| *id == wanted)
+            .map(|(_, value)| value)
+            .collect()
     }
 }
 

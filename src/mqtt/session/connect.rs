@@ -43,7 +43,7 @@ impl Session {
             }
             connect.client_id.clone_from(&self.spare_id); // [MQTT-3.1.3-6]
         } else {
-            self.spare_id.clear();
+            self.spare_id = String::new();
         }
         let Ok(anonymous) = agent_of_client(&connect.client_id) else {
             return self.refuse(Reason::CLIENT_ID_NOT_VALID, out);
@@ -75,8 +75,7 @@ impl Session {
             Err(reason) => return self.refuse(reason, out),
         };
         self.id_prefix = format!("{}:{:x}-", queue_token(&connect.client_id), attached.nonce);
-        let own = queue_token(&connect.client_id).len() + 1;
-        self.inbound.set_own_prefix(&self.id_prefix[..own]);
+        self.own_prefix_bytes = queue_token(&connect.client_id).len() + 1;
         self.agent = Some(attached.agent);
         self.phase = Phase::Greeting;
         self.will = match connect.will.as_ref().map(|will| self.will_of(will)).transpose() {

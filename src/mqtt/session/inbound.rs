@@ -49,8 +49,6 @@ pub(super) struct Inbound {
     /// In the order of their PUBLISH, which is the order of their answers [MQTT-4.6.0-2], [MQTT-4.6.0-3].
     waiting: VecDeque<Waiting>,
     received: BTreeMap<u16, Received>,
-    /// What the ids of messages start with that any connection of this client minted.
-    own_prefix: String,
 }
 
 impl Inbound {
@@ -64,14 +62,6 @@ impl Inbound {
             (id, Received { message_id, stage })
         };
         self.received = received.into_iter().map(restored).collect();
-    }
-
-    pub fn set_own_prefix(&mut self, prefix: &str) {
-        self.own_prefix = prefix.to_owned();
-    }
-
-    pub fn own_prefix(&self) -> &str {
-        &self.own_prefix
     }
 
     /// Messages that count against Receive Maximum: from PUBLISH to PUBACK or PUBCOMP.

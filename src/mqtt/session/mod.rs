@@ -306,8 +306,10 @@ pub struct Session {
     phase: Phase,
     version: Version,
     agent: Option<AgentId>,
-    /// What the ids of messages that it mints start with; No Local knows its own by it.
+    /// What the ids of messages that it mints start with.
     id_prefix: String,
+    /// How much of that any connection of this client has in common: No Local knows its own messages by it.
+    own_prefix_bytes: usize,
     /// The last id of a run.
     id_text: String,
     next_message: u64,
@@ -339,6 +341,7 @@ impl Session {
             version: Version::V311,
             agent: None,
             id_prefix: String::new(),
+            own_prefix_bytes: 0,
             id_text: String::new(),
             next_message: 0,
             next_ticket: 0,

@@ -345,7 +345,10 @@ impl Session {
             .agent
             .as_ref()
             .is_some_and(|agent| agent.as_str() == frame.envelope.from())
-            && frame.envelope.id().starts_with(self.inbound.own_prefix());
+            && frame
+                .envelope
+                .id()
+                .starts_with(&self.id_prefix[..self.own_prefix_bytes]);
         if is_own { Origin::Own } else { Origin::Other }
     }
 
