@@ -140,7 +140,7 @@ async fn grpc_to_the_inbox_and_back() {
 async fn topics_are_one_in_grpc_and_mqtt() {
     let broker = Broker::start();
     let bob = grpc(&broker, "bob").await;
-    bob.subscribe(&TopicFilter::new("from/mqtt/+").expect("well-formed"))
+    bob.subscribe(&[TopicFilter::new("from/mqtt/+").expect("well-formed")])
         .await
         .expect("subscribed");
     for version in BOTH {
