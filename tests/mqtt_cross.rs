@@ -46,7 +46,7 @@ async fn receive(session: &Session) -> Delivery {
 
 async fn post(broker: &Broker, message: Value) {
     let answer = Http::new(format!("http://{}", broker.at.http))
-        .post("/messages", &message)
+        .post("/messages/send", &message)
         .await
         .expect("an answer");
     answer.success().expect("it is taken");

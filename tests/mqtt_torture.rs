@@ -197,6 +197,7 @@ fn consume(torture: &Torture, version: Version, published: &AtomicU32) -> Vec<u3
                 }
                 _ => break,
             };
+            quiet = 0;
             let sent = match packet_in.kind() {
                 0x30 => {
                     let publish = packet_in.publish(version);

@@ -154,3 +154,38 @@ fn a_refused_message_of_a_shared_subscription_is_dropped() {
     refuses.disconnect();
     assert!(other.until_fence(&broker).is_empty());
 }
+
+#[test]
+fn a_qos_2_message_that_was_sent_is_completed_with_its_member() {
+    let broker = Broker::start();
+    let lasting = Connect::lasting(V5, "chosen");
+    let mut chosen = broker.resume(&lasting, false);
+    chosen.subscribe("$share/g/two", 2);
+    broker.client(V5, "pub").publish(Publish::new("two", "x").qos(2, 0));
+    let before = chosen.hear();
+    chosen.acknowledge(PUBREC, before.id);
+    chosen.expect(&packet(PUBREL, &[&before.id.to_be_bytes()]));
+    let mut other = broker.client(V5, "other");
+    other.subscribe("$share/g/two", 2);
+    chosen.cut();
+    assert!(other.until_fence(&broker).is_empty());
+    let mut chosen = broker.resume(&lasting, true);
+    chosen.expect(&packet(PUBREL, &[&before.id.to_be_bytes()]));
+    chosen.acknowledge(PUBCOMP, before.id);
+    chosen.alive();
+}
+
+#[test]
+fn a_qos_2_message_of_a_session_that_ended_goes_to_nobody_else() {
+    let broker = Broker::start();
+    let mut chosen = broker.client(V5, "chosen");
+    chosen.subscribe("$share/g/ended", 2);
+    broker.client(V5, "pub").publish(Publish::new("ended", "x").qos(2, 0));
+    let before = chosen.hear();
+    chosen.acknowledge(PUBREC, before.id);
+    chosen.expect(&packet(PUBREL, &[&before.id.to_be_bytes()]));
+    let mut other = broker.client(V5, "other");
+    other.subscribe("$share/g/ended", 2);
+    chosen.disconnect();
+    assert!(other.until_fence(&broker).is_empty());
+}
