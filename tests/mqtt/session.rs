@@ -197,7 +197,10 @@ fn a_qos_2_id_is_remembered_through_a_kill() {
         client.acknowledge(PUBREL, 11);
         client.expect(&[PUBCOMP, 2, 0, 11]);
         let mut witness = broker.resume(&listener, true);
-        assert_eq!(payloads(&witness.until_fence(&broker)), ["x"]);
+        // Its copy may have been under way from the topic to the session's queue: what comes behind it on other topics may be first.
+        let mut heard = vec![witness.take()];
+        heard.extend(witness.until_fence(&broker));
+        assert_eq!(payloads(&heard), ["x"]);
     }
 }
 
