@@ -398,13 +398,14 @@ impl Connection {
     }
 
     async fn unsubscribe(&mut self, filters: Vec<Option<TopicFilter>>) -> Result<(), Reason> {
-        let Some(attached) = &self.attached else {
+        let Some(attached) = &mut self.attached else {
             return Err(Reason::UNSPECIFIED);
         };
         if filters.iter().any(Option::is_none) {
             attached.handle.set_inbox(Inbox::Closed);
         }
         let filters: Vec<_> = filters.into_iter().flatten().collect();
+        attached.retained.retain(|(known, _)| !filters.contains(known));
         if filters.is_empty() {
             return Ok(());
         }
@@ -420,6 +421,8 @@ impl Connection {
                 let source = Source::Retained(filter.as_str().to_owned());
                 self.deliver_round(&sys::values(&self.edge), Some((&filter, source)), now);
             } else if let Some(attached) = &mut self.attached {
+                // Subscribed once more before they were sent: they are sent once. So no more wait than there are subscriptions.
+                attached.retained.retain(|(known, _)| *known != filter);
                 attached.retained.push_back((filter, None));
             }
         }

@@ -5,7 +5,7 @@
 //! memory as it stands in the store, for the next connection to go on with. Start at [`Book::claim`].
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,7 +19,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::record::{self, Left, Read, Records, Write};
+use super::{
+    due::Due,
+    record::{self, Left, Read, Records, Write},
+};
 use crate::{
     frame::{Address, AgentId, Frame},
     mqtt::{Change, End, Place, Saved, SavedWill, SessionFate, queue_token},
@@ -43,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Book {
     fabric: Fabric,
     entries: Mutex<HashMap<Address, Entry>>,
-    due: Mutex<BTreeSet<(Timestamp, Address)>>,
+    due: Mutex<Due>,
     /// Something may be due earlier than before.
     earlier: Notify,
     /// Grows, also over restarts: it begins with the time.
@@ -109,11 +112,19 @@ impl Drop for Slot {
         let mut entries = self.book.lock();
         if let Some(entry) = entries.get_mut(&self.session) {
             entry.live = None;
-            if entry.kept.is_none() {
-                entries.remove(&self.session);
-                drop(entries);
-                // Nothing is left of a client that nobody registered.
-                self.book.fabric.forget_named(&self.agent);
+            match &mut entry.kept {
+                // A connection that was refused after it had resumed: the session's time runs again.
+                Some(kept) if kept.left.is_none() => {
+                    let left = kept.left.insert(left_of(&kept.saved, time::now()));
+                    self.book.note_due(left, &self.session);
+                }
+                Some(_) => {}
+                None => {
+                    entries.remove(&self.session);
+                    drop(entries);
+                    // Nothing is left of a client that nobody registered.
+                    self.book.fabric.forget_named(&self.agent);
+                }
             }
         }
         self.live.ended.close();
@@ -414,35 +425,25 @@ impl Book {
     }
 
     fn note(&self, at: Timestamp, session: &Address) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = due.first().is_none_or(|(first, _)| at < *first);
-        due.insert((at, session.clone()));
-        drop(due);
-        if is_first {
+        if self.due().note(at, session) {
             self.earlier.notify_one();
         }
     }
 
-    fn next_due(&self) -> Option<Timestamp> {
-        let due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        due.first().map(|(at, _)| *at)
-    }
-
-    fn take_due(&self, now: Timestamp) -> Option<Address> {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        match due.first() {
-            Some((at, _)) if *at <= now => due.pop_first().map(|(_, session)| session),
-            _ => None,
-        }
+    fn due(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does what is due when it is, for ever.
     pub async fn keep_time(self: &Arc<Self>) {
         loop {
-            while let Some(session) = self.take_due(time::now()) {
+            loop {
+                let Some(session) = self.due().take(time::now()) else {
+                    break;
+                };
                 self.do_due(&session).await;
             }
-            let wait = self.next_due().map_or(LOOK_EVERY, |at| at.since(time::now()));
+            let wait = self.due().next().map_or(LOOK_EVERY, |at| at.since(time::now()));
             tokio::select! {
                 () = sleep(wait.min(LOOK_EVERY)) => {}
                 () = self.earlier.notified() => {}
@@ -463,7 +464,7 @@ impl Book {
             let kept = entries.get(session).and_then(|entry| entry.kept.as_ref());
             kept.and_then(|kept| kept.left.clone())
         };
-        let Some(left) = left else { return };
+        let Some(mut left) = left else { return };
         let now = time::now();
         if left.expires_at.is_some_and(|at| at <= now) {
             if let Err(error) = self.end_session(session).await {
@@ -473,9 +474,9 @@ impl Book {
         } else {
             if left.will_at.is_some_and(|at| at <= now) {
                 self.publish_will(session).await;
+                left.will_at = None;
             }
-            let still = Left { will_at: None, ..left };
-            self.note_due(&still, session);
+            self.note_due(&left, session);
         }
         drop(slot);
     }

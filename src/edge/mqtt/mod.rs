@@ -9,6 +9,7 @@ mod actions;
 mod book;
 mod config;
 mod connection;
+mod due;
 mod outcome;
 mod record;
 mod sys;
