@@ -18,7 +18,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use weft::{
-    frame::{Address, AgentId, Draft, Priority, Qos, TopicFilter, TraceContext, record::Status},
+    frame::{Address, AgentId, Draft, Priority, Qos, RunBuilder, TopicFilter, TraceContext, record::Status},
     router::{
         Fabric, SessionHandle, SessionReceiver,
         config::Config,
@@ -431,6 +431,88 @@ async fn nobody_sends_in_anothers_name() {
         .send(&eve, Protocol::Grpc, forged, Bytes::new(), TraceContext::default())
         .await;
     assert!(matches!(refused, Err(FabricError::NotYourself { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn qos_1_is_kept_for_queues_that_last_and_passed_to_those_that_end_with_their_session() {
+    let fabric = fabric(Config::default()).await;
+    let session = |agent: &str, queue| Attach {
+        agent: id(agent),
+        protocol: Protocol::Mqtt,
+        inbox: Inbox::Closed,
+        queue,
+        window: Window::DEFAULT,
+        visibility_timeout: None,
+    };
+    let filter = || vec![TopicFilter::new("t").unwrap()];
+    let (passing, mut passed) = fabric
+        .attach(&ANYONE, session("bob", SessionQueue::OnDemand))
+        .await
+        .unwrap();
+    passing.subscribe(filter()).await.unwrap();
+    let (mut publisher, mut answers) = fabric.publisher(ANYONE, Protocol::Mqtt);
+    let mut next = 0;
+    let mut publish = async |messages: u64| {
+        let frame = |number: u64| {
+            let mut draft = draft(&fabric, "alice", "topic:t");
+            draft.qos = Qos::AtLeastOnce;
+            weft::frame::Frame::new(draft.archive().unwrap(), Bytes::from(number.to_string())).unwrap()
+        };
+        let mut run = RunBuilder::new(frame(next));
+        for number in next + 1..next + messages {
+            let id = fabric.new_message_id();
+            assert!(run.push(id.as_str().as_bytes(), number.to_string().as_bytes(), 0));
+        }
+        publisher
+            .publish(&mut vec![Sending::KeepOrPass(100 + next, run.finish())])
+            .await;
+        let (mut all, mut some) = (Vec::new(), Vec::new());
+        while (all.len() as u64) < messages {
+            assert!(answers.next(&mut some).await);
+            all.append(&mut some);
+        }
+        all.sort_by_key(|(tag, _)| *tag);
+        let tags: Vec<_> = all.iter().map(|(tag, _)| *tag).collect();
+        assert_eq!(tags, (100 + next..100 + next + messages).collect::<Vec<_>>());
+        next += messages;
+        let accepted = all.into_iter().map(|(_, answer)| answer.unwrap());
+        accepted
+            .map(|accepted| (accepted.recipients, accepted.tracking.is_some()))
+            .collect::<Vec<_>>()
+    };
+
+    assert_eq!(publish(3).await, [(1, false); 3], "nothing is kept");
+    let (lasting, mut kept) = fabric
+        .attach(&ANYONE, session("carol", SessionQueue::Durable("d".into())))
+        .await
+        .unwrap();
+    lasting.subscribe(filter()).await.unwrap();
+    assert_eq!(publish(2).await, [(1, true); 2], "the answer is of what is kept");
+    // As many as are taken at once, and more.
+    assert_eq!(publish(2_500).await, [(1, true); 2_500]);
+
+    let mut got = Vec::new();
+    while got.len() < 2_505 {
+        let event = tokio::time::timeout(PATIENCE, passed.next(&mut got, 5_000));
+        assert_eq!(event.await.expect("deliveries"), SessionEvent::Deliveries);
+    }
+    let numbers = |got: &[Delivery]| -> Vec<u64> {
+        let body = |delivery: &Delivery| String::from_utf8(delivery.frame.body.to_vec()).unwrap();
+        got.iter().map(|delivery| body(delivery).parse().unwrap()).collect()
+    };
+    assert_eq!(numbers(&got), (0..2_505).collect::<Vec<_>>());
+    assert!(got.iter().all(|delivery| delivery.id.is_none()));
+    let mut got = Vec::new();
+    while got.len() < 1_000 {
+        let event = tokio::time::timeout(PATIENCE, kept.next(&mut got, 5_000));
+        assert_eq!(event.await.expect("deliveries"), SessionEvent::Deliveries);
+        lasting.ack_unanswered(got.iter().filter_map(|delivery| delivery.id).collect());
+    }
+    assert_eq!(numbers(&got[..1_000]), (3..1_003).collect::<Vec<_>>());
+
+    drop((passing, passed));
+    lasting.unsubscribe(filter()).await.unwrap();
+    assert_eq!(publish(2).await, [(0, false); 2], "nobody is there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ pub struct HandOut {
     pub queue: Address,
 }
 
-/// QoS 0 messages for one session, whose lane has room for them.
+/// Messages that are not kept for one session, whose lane has room for them.
 #[derive(Clone, Debug)]
 pub struct PassedOn {
     pub consumer: ConsumerId,
@@ -74,11 +74,13 @@ pub struct Relay {
     pub targets: Vec<Address>,
 }
 
-/// A QoS 0 fan-out: a copy for each target, in whichever shards they live. No cursor, nothing to confirm.
+/// A fan-out of what is not kept: a copy for each target, in whichever shards they live. No cursor, nothing to confirm.
 #[derive(Clone, Debug)]
-pub struct PassedRelay {
+pub struct PassedRelay<A> {
     pub run: Run,
     pub targets: Targets,
+    /// QoS 1: what its sender is told, once each target's shard has looked at its copy.
+    pub answer: Option<(A, Acceptance)>,
 }
 
 /// A stored message to be read: its frame is wanted.
@@ -124,7 +126,7 @@ pub struct Out<A> {
     pub passed_on: Vec<PassedOn>,
     pub loads: Vec<Load>,
     pub relays: Vec<Relay>,
-    pub passed_relays: Vec<PassedRelay>,
+    pub passed_relays: Vec<PassedRelay<A>>,
     /// Relays of another shard that are applied here: (source, its sequence).
     pub relayed: Vec<(ShardId, Seq)>,
     /// Sessions that got credit back, with the workers that wait for it.

@@ -1,6 +1,6 @@
-//! QoS 0: runs are passed on to a session that is there, or dropped. Nothing is kept, so nothing here is a state.
+//! What is not kept: runs are passed on to a session that is there, or dropped. Nothing here is a state.
 //!
-//! A run goes to one session whole where the queue has one session, which is the usual case; where several take turns, frame by
+//! That is QoS 0, and QoS 1 to queues that end with their session, whose edge has the rest of the way in its own hands. A run goes to one session whole where the queue has one session, which is the usual case; where several take turns, frame by
 //! frame. Start at [`ShardState::handle_pass`].
 
 use super::{
@@ -20,7 +20,7 @@ use crate::{
 /// What an entry of a run has beside its id and its body, at most, in bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 7;
 
-/// QoS 0 messages at the door of their shard.
+/// Messages that are not kept, at the door of their shard.
 #[derive(Debug)]
 pub struct Pass<A> {
     pub run: Run,
@@ -35,7 +35,7 @@ impl<A> ShardState<A> {
         let Pass { run, route, answer } = pass;
         let taken = match &route {
             Route::FanOut { targets, .. } if targets.is_empty() => {
-                out.counts.dropped += run.frames() as u64;
+                *lost(run.envelope().qos(), out) += run.frames() as u64;
                 Acceptance {
                     recipients: 0,
                     ..acceptance(None)
@@ -43,13 +43,22 @@ impl<A> ShardState<A> {
             }
             Route::FanOut { targets, .. } => {
                 let targets = targets.clone();
-                let recipients = count(targets.len());
-                out.passed_relays.push(PassedRelay { run, targets });
-                Acceptance {
-                    recipients,
+                let taken = Acceptance {
+                    recipients: count(targets.len()),
                     attended: true,
                     ..acceptance(Some(Status::Sent))
-                }
+                };
+                // QoS 1 is answered when it is in the lanes: that is the bound of what is under way.
+                let (now, later) = match run.envelope().qos() {
+                    Qos::AtMostOnce => (answer, None),
+                    Qos::AtLeastOnce | Qos::ExactlyOnce => (None, answer),
+                };
+                out.passed_relays.push(PassedRelay {
+                    run,
+                    targets,
+                    answer: later.map(|answer| (answer, taken)),
+                });
+                return out.answers.extend(now.map(|answer| (answer, Verdict::Accepted(taken))));
             }
             Route::Envelope { hash, .. } => {
                 let found = self.find_queue(*hash, run.envelope().to());
@@ -85,17 +94,16 @@ impl<A> ShardState<A> {
         out: &mut Out<A>,
         gate: &Gate<'_>,
     ) -> Acceptance {
-        let all = run.frames();
+        let (all, qos) = (run.frames(), run.envelope().qos());
         let is_expired = !run.stamp.expires_at.is_never() && run.stamp.expires_at <= now;
         let (passed, consumer) = match found {
             Some(ix) if !is_expired && self.queue(ix).consumers.len() == 1 => self.pass_to_one(ix, run, out, gate),
             Some(ix) if !is_expired => self.pass_in_turns(ix, &run, out, gate),
             _ => (0, None),
         };
-        let dropped = all - passed;
-        out.counts.accepted[Qos::AtMostOnce as usize] += passed as u64;
-        out.counts.handed_out[Qos::AtMostOnce as usize] += passed as u64;
-        out.counts.dropped += dropped as u64;
+        *lost(qos, out) += (all - passed) as u64;
+        out.counts.accepted[qos as usize] += passed as u64;
+        out.counts.handed_out[qos as usize] += passed as u64;
         out.counts.expired += if is_expired { all as u64 } else { 0 };
         match consumer {
             Some(consumer) => Acceptance {
@@ -157,6 +165,14 @@ impl<A> ShardState<A> {
             });
         }
         (passed, last)
+    }
+}
+
+/// Where those are counted that nobody gets.
+fn lost<A>(qos: Qos, out: &mut Out<A>) -> &mut u64 {
+    match qos {
+        Qos::AtMostOnce => &mut out.counts.dropped,
+        Qos::AtLeastOnce | Qos::ExactlyOnce => &mut out.counts.rejected,
     }
 }
 

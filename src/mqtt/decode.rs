@@ -6,7 +6,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    packet::{Packet, Publish, Version},
+    packet::{Ack, Packet, PacketId, Publish, Version},
     parse,
     reason::Reason,
 };
@@ -57,13 +57,40 @@ pub struct Limits {
 pub struct Decoder {
     limits: Limits,
     version: Option<Version>,
-    /// Topic and properties of the last packet as they came, where it was a PUBLISH of QoS 0.
-    twin: Option<Bytes>,
+    /// The last packet, where it was a PUBLISH that others may be like.
+    last: Option<Head>,
 }
 
-/// A packet that differs from the one before in nothing but its payload: where that stands in the buffer, to whose front it belongs.
+/// What stands before the payload of a PUBLISH.
+#[derive(Clone, Debug)]
+struct Head {
+    first: u8,
+    /// From the topic to the properties, as they came.
+    bytes: Bytes,
+    /// QoS 1: where the packet id stands in it.
+    packet_id_at: Option<usize>,
+}
+
+impl Head {
+    /// The same but for the packet id, which it says.
+    fn is_like(&self, body: &[u8]) -> Option<Option<PacketId>> {
+        let Some(at) = self.packet_id_at else {
+            return body.starts_with(&self.bytes).then_some(None);
+        };
+        let is_like = body.len() >= self.bytes.len()
+            && body[..at] == self.bytes[..at]
+            && body[at + 2..].starts_with(&self.bytes[at + 2..]);
+        let packet_id = PacketId::new(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]))?;
+        is_like.then_some(Some(packet_id))
+    }
+}
+
+/// A packet that differs from the one before in nothing but its payload and its packet id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Twin {
+    /// At QoS 1.
+    pub packet_id: Option<PacketId>,
+    /// Where the payload stands in the buffer, to whose front the packet belongs.
     pub payload: std::ops::Range<usize>,
 }
 
@@ -73,7 +100,7 @@ impl Decoder {
         Self {
             limits,
             version: None,
-            twin: None,
+            last: None,
         }
     }
 
@@ -93,6 +120,11 @@ impl Decoder {
         };
         let Some(&first) = buffer.first() else { return Ok(None) };
         self.check_first(first).map_err(|(reason, what)| refuse(reason, what))?;
+        if let Some(packet_id) = plain_puback(buffer) {
+            buffer.advance(PLAIN_PUBACK_BYTES);
+            self.last = None;
+            return Ok(Some(Packet::Puback(Ack::new(packet_id, Reason::SUCCESS))));
+        }
         let (body, header) = match read_length(&buffer[1..]) {
             Ok(Some((length, bytes))) => (length, 1 + bytes),
             Ok(None) => return Ok(None),
@@ -113,16 +145,25 @@ impl Decoder {
         }
         buffer.advance(header);
         let body: Bytes = buffer.split_to(body).freeze();
-        self.twin = None;
+        self.last = None;
         let packet = match self.version {
             None => parse::connect(&body)?,
             Some(version) => {
-                let whole = (first == PLAIN_PUBLISH).then(|| body.clone());
+                let whole = matches!(first, PLAIN_PUBLISH | PLAIN_PUBLISH_QOS_1).then(|| body.clone());
                 let packet = parse::packet(version, first, body).map_err(|(reason, what)| refuse(reason, what))?;
                 if let (Some(whole), Packet::Publish(publish)) = (whole, &packet)
                     && may_have_twins(publish)
                 {
-                    self.twin = Some(whole.slice(..whole.len() - publish.payload.len()));
+                    let bytes = whole.slice(..whole.len() - publish.payload.len());
+                    // Behind the topic, whose length is its first two bytes.
+                    let packet_id_at = publish
+                        .packet_id
+                        .map(|_| 2 + usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
+                    self.last = Some(Head {
+                        first,
+                        bytes,
+                        packet_id_at,
+                    });
                 }
                 packet
             }
@@ -133,25 +174,26 @@ impl Decoder {
         Ok(Some(packet))
     }
 
-    /// Where the buffer begins with a whole packet that differs from the last one in its payload alone: that payload. Comparing bytes
-    /// costs a small part of reading a packet. Whoever takes it advances the buffer to its end.
+    /// Where the buffer begins with a whole packet that differs from the last one in its payload and its packet id alone. Comparing
+    /// bytes costs a small part of reading a packet. Whoever takes it advances the buffer to its payload's end.
     pub fn twin(&self, buffer: &BytesMut) -> Option<Twin> {
-        let head = self.twin.as_ref()?;
-        if *buffer.first()? != PLAIN_PUBLISH {
+        let head = self.last.as_ref()?;
+        if *buffer.first()? != head.first {
             return None;
         }
         let (body, bytes) = read_length(&buffer[1..]).ok()??;
         let (start, end) = (1 + bytes, 1 + bytes + body);
         let fits = bytes == length_bytes(body) && end <= self.limits.packet_bytes_max && end <= buffer.len();
-        let is_twin = fits && body >= head.len() && buffer[start..].starts_with(head);
-        is_twin.then(|| Twin {
-            payload: start + head.len()..end,
+        let packet_id = fits.then(|| head.is_like(&buffer[start..end])).flatten()?;
+        Some(Twin {
+            packet_id,
+            payload: start + head.bytes.len()..end,
         })
     }
 
     /// Lets go of what [`Decoder::twin`] compares with, which holds on to a buffer.
     pub fn rest(&mut self) {
-        self.twin = None;
+        self.last = None;
     }
 
     /// The type is one that clients send, and the flags are those of the type [MQTT-2.1.3-1].
@@ -183,6 +225,21 @@ impl Decoder {
 
 /// QoS 0, neither a duplicate nor to be retained.
 const PLAIN_PUBLISH: u8 = kind::PUBLISH << 4;
+/// The same of QoS 1.
+const PLAIN_PUBLISH_QOS_1: u8 = PLAIN_PUBLISH | 0b0010;
+/// A PUBACK that says nothing but the packet id: its first byte and its length are always the same, and it is half of what a client
+/// of QoS 1 sends.
+const PLAIN_PUBACK: [u8; 2] = [kind::PUBACK << 4, 2];
+const PLAIN_PUBACK_BYTES: usize = 4;
+
+/// The packet id, where the buffer begins with such a PUBACK. An id of 0 is not looked at here: reading says what is wrong with it.
+fn plain_puback(buffer: &[u8]) -> Option<PacketId> {
+    let packet = buffer.get(..PLAIN_PUBACK_BYTES)?;
+    let is_plain = packet.starts_with(&PLAIN_PUBACK);
+    is_plain
+        .then(|| PacketId::new(u16::from_be_bytes([packet[2], packet[3]])))
+        .flatten()
+}
 
 /// What a payload says may decide whether it is let in, and a message may have an id of its own: such messages are read one by one.
 fn may_have_twins(publish: &Publish) -> bool {

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{
     decode::{kind, length_bytes},
-    packet::{Ack, Connack, Disconnect, Packet, Publish, PublishProperties, Version},
+    packet::{Ack, Connack, Disconnect, Packet, PacketId, Publish, PublishProperties, Version},
     reason::Reason,
 };
 use crate::frame::{Qos, Run};
@@ -155,11 +155,20 @@ impl Encoder {
         written
     }
 
-    /// Appends a PUBLISH for each frame of a run: as the given one, whose payload is empty, with the frame's body.
-    pub fn encode_run(&mut self, publish: &Publish, run: &Run, into: &mut BytesMut) -> Result<(), TooLarge> {
+    /// Appends a PUBLISH for each frame of a run: as the given one, whose payload is empty, with the frame's body, and at QoS 1 with
+    /// the next of the packet ids, of which there are as many as frames.
+    pub fn encode_run(
+        &mut self,
+        publish: &Publish,
+        run: &Run,
+        packet_ids: &[PacketId],
+        into: &mut BytesMut,
+    ) -> Result<(), TooLarge> {
         let mut properties = std::mem::take(&mut self.scratch);
         let mut head = BytesMut::new();
         put_string(&publish.topic, &mut head);
+        let packet_id_at = head.len();
+        head.put_bytes(0, if packet_ids.is_empty() { 0 } else { 2 });
         if self.version == Version::V5 {
             if let Some(given) = &publish.properties {
                 put_message_properties(given, &mut properties);
@@ -176,8 +185,13 @@ impl Encoder {
             });
         }
         into.reserve(run.body_bytes() + run.frames() * (head.len() + 5));
+        let first = kind::PUBLISH << 4 | qos_number(publish.qos) << 1 | u8::from(publish.retain);
+        let mut packet_ids = packet_ids.iter();
         run.visit(|_, body| {
-            into.put_u8(kind::PUBLISH << 4 | u8::from(publish.retain));
+            if let Some(packet_id) = packet_ids.next() {
+                head[packet_id_at..packet_id_at + 2].copy_from_slice(&packet_id.get().to_be_bytes());
+            }
+            into.put_u8(first);
             put_length(head.len() + body.len(), into);
             into.put_slice(&head);
             into.put_slice(body);
@@ -249,10 +263,10 @@ impl Encoder {
     }
 }
 
-/// Bytes of a PUBLISH on the wire.
-pub(super) fn publish_bytes(version: Version, publish: &Publish) -> usize {
-    let mut body = 2 + publish.topic.len() + publish.payload.len();
-    body += if publish.packet_id.is_some() { 2 } else { 0 };
+/// Bytes of a PUBLISH on the wire, with so many bytes beside its own payload. Its packet id counts, whether or not it has it yet.
+pub(super) fn publish_bytes(version: Version, publish: &Publish, more: usize) -> usize {
+    let mut body = 2 + publish.topic.len() + publish.payload.len() + more;
+    body += if publish.qos == Qos::AtMostOnce { 0 } else { 2 };
     if version == Version::V5 {
         let mut properties = BytesMut::new();
         if let Some(given) = &publish.properties {

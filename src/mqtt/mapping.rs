@@ -236,6 +236,11 @@ fn expiry_s(frame: &Frame, now: Timestamp) -> Option<u32> {
     if frame.envelope.ttl_ms() == 0 || frame.stamp.expires_at.is_never() {
         return None;
     }
-    let left = frame.stamp.expires_at.since(now);
-    Some(u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
+    Some(left_s(frame.stamp.expires_at, now))
+}
+
+/// Seconds until then, a part of one as a whole one.
+pub(super) fn left_s(expires_at: Timestamp, now: Timestamp) -> u32 {
+    let left = expires_at.since(now);
+    u32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
 }

@@ -103,6 +103,20 @@ impl<T> Receiver<T> {
         self.readiness().map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Waits until the queue is closed, whatever is in it. Each push meanwhile wakes the caller once, in vain.
+    pub async fn closed(&mut self) {
+        poll_fn(|context| {
+            if !self.lanes.admission.is_closed() {
+                self.lanes.parker.prepare(context.waker());
+            }
+            match self.lanes.admission.is_closed() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
     /// [`Receiver::ready`] for a consumer that is a thread: parks it for `timeout` at most. `None` when that is over,
     /// and also when somebody else unparked the thread ([`thread_waker`]), or nobody did: keep deadlines elsewhere.
     pub fn park_timeout(&mut self, timeout: Duration) -> Option<Readiness> {

@@ -18,8 +18,16 @@ use crate::frame::Seq;
 #[derive(Debug)]
 pub(super) enum Ask {
     Send(oneshot::Sender<Result<Accepted, FabricError>>),
-    Stream { sink: Arc<AnswerSink>, tag: Tag },
-    Settle { batch: Arc<SettleBatch>, index: usize },
+    /// Of so many messages, under this tag and those that follow it.
+    Stream {
+        sink: Arc<AnswerSink>,
+        tag: Tag,
+        messages: u32,
+    },
+    Settle {
+        batch: Arc<SettleBatch>,
+        index: usize,
+    },
     Replay(oneshot::Sender<Result<Seq, FabricError>>),
 }
 
@@ -28,7 +36,7 @@ impl Ask {
     pub fn answer_send(self, answer: Result<Accepted, FabricError>) {
         match self {
             Self::Send(caller) => drop(caller.send(answer)),
-            Self::Stream { sink, tag } => sink.push((tag, answer)),
+            Self::Stream { sink, tag, messages } => sink.push_all(tag, messages, answer),
             Self::Settle { .. } | Self::Replay(_) => unreachable!("only sends are answered so"),
         }
     }
@@ -70,9 +78,41 @@ impl AnswerSink {
         )
     }
 
+    /// One answer for so many messages, under this tag and those that follow it.
+    pub fn push_all(&self, first: Tag, messages: u32, answer: Result<Accepted, FabricError>) {
+        let last = first + u64::from(messages) - 1;
+        (first..last).for_each(|tag| self.push((tag, answer.clone())));
+        self.push((last, answer));
+    }
+
     pub fn push(&self, answer: Answer) {
         // Nobody reads answers any more: the stream is gone, its messages are not.
         drop(self.answers.send(answer));
+    }
+}
+
+/// An answer that several workers owe together: whoever is last gives it.
+#[derive(Debug)]
+pub(super) struct SharedAnswer {
+    left: AtomicUsize,
+    answer: Mutex<Option<(Ask, Accepted)>>,
+}
+
+impl SharedAnswer {
+    pub fn new(ask: Ask, accepted: Accepted, workers: usize) -> Arc<Self> {
+        Arc::new(Self {
+            left: AtomicUsize::new(workers),
+            answer: Mutex::new(Some((ask, accepted))),
+        })
+    }
+
+    /// One of the workers did its part.
+    pub fn done(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some((ask, accepted)) = lock(&self.answer).take()
+        {
+            ask.answer_send(Ok(accepted));
+        }
     }
 }
 

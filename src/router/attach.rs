@@ -115,7 +115,7 @@ impl Fabric {
             }
             SessionQueue::Durable(token) => (session_address(&attach.agent, token)?, QueueKind::DurableSession),
         };
-        let is_open = attach.queue != SessionQueue::OnDemand;
+        let passes = attach.queue == SessionQueue::OnDemand;
         let new = NewSession {
             id,
             agent: attach.agent,
@@ -125,6 +125,7 @@ impl Fabric {
             visibility_timeout: attach.visibility_timeout,
             own_queue,
             own_queue_kind,
+            passes,
             takes_inbox: attach.inbox == Inbox::Open,
         };
         let (core, lane) = SessionCore::new(new, self.config());
@@ -134,7 +135,7 @@ impl Fabric {
         } else {
             self.0.sessions.1.fetch_add(1, Ordering::Relaxed);
         }
-        if is_open {
+        if !passes {
             self.open_queue(&core, &core.own_queue, core.own_queue_kind);
         }
         if core.takes_inbox() {

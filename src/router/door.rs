@@ -47,6 +47,14 @@ pub(super) struct Admitted {
     pub inbound: Inbound,
 }
 
+/// QoS 1 messages that passed the door, and what becomes of them.
+pub(super) struct Split {
+    /// To the queues that take messages as they pass.
+    pub passed: Option<Admitted>,
+    /// To those that last, message by message.
+    pub kept: Vec<Admitted>,
+}
+
 /// What the door looks at of the bodies that come with an envelope.
 #[derive(Clone, Copy)]
 struct Bodies<'a> {
@@ -75,6 +83,8 @@ impl<'a> Bodies<'a> {
 struct Destination {
     shard: ShardId,
     route: Route,
+    /// How many of the targets take messages as they pass: the last ones.
+    passing: usize,
 }
 
 impl Fabric {
@@ -183,16 +193,20 @@ impl Fabric {
         frame.stamp.accepted_at = now;
         let (destination, expires_at) = self.pass_door(principal, &frame.envelope, Bodies::of(&frame), now)?;
         frame.stamp.expires_at = expires_at;
+        Ok(self.kept(frame, destination.shard, destination.route))
+    }
+
+    fn kept(&self, frame: Frame, shard: ShardId, route: Route) -> Admitted {
         let envelope = &frame.envelope;
         let priority = envelope.priority();
         let publish = Publish {
             key: MessageKey::new(self.0.store.seed(), envelope.from(), envelope.id()),
             id_hash: IdHash::new(envelope.id()),
-            route: destination.route,
+            route,
             answer: None,
             frame,
         };
-        Ok(self.admitted(destination.shard, priority, Intake::Keep(Box::new(publish))))
+        self.admitted(shard, priority, Intake::Keep(Box::new(publish)))
     }
 
     /// Authorizes, validates, stamps and routes QoS 0 messages: what holds for one of them holds for all, except where their bodies
@@ -206,13 +220,58 @@ impl Fabric {
         run.stamp.accepted_at = now;
         let (destination, expires_at) = self.pass_door(principal, run.envelope(), Bodies::of_run(&run), now)?;
         run.stamp.expires_at = expires_at;
+        Ok(self.passed(run, destination.shard, destination.route))
+    }
+
+    fn passed(&self, run: Run, shard: ShardId, route: Route) -> Admitted {
         let priority = run.envelope().priority();
-        let pass = Pass {
-            run,
-            route: destination.route,
-            answer: None,
+        let answer = None;
+        self.admitted(shard, priority, Intake::Pass(Pass { run, route, answer }))
+    }
+
+    /// Authorizes, validates, stamps and routes QoS 1 messages of which some queues need nothing kept. A queue that takes them as they
+    /// pass takes all of a sender's so, whatever else they go to: so their order holds.
+    pub(super) fn admit_split(
+        &self,
+        principal: &Principal,
+        mut run: Run,
+        now: Timestamp,
+    ) -> Result<Split, FabricError> {
+        if !run.envelope().to().starts_with("topic:") {
+            let kept = run.iter().map(|frame| self.admit(principal, frame, now));
+            return Ok(Split {
+                passed: None,
+                kept: kept.collect::<Result<_, _>>()?,
+            });
+        }
+        run.stamp.accepted_at = now;
+        let (destination, expires_at) = self.pass_door(principal, run.envelope(), Bodies::of_run(&run), now)?;
+        run.stamp.expires_at = expires_at;
+        let Destination { shard, route, passing } = destination;
+        let Route::FanOut {
+            hash,
+            targets,
+            retention,
+        } = route
+        else {
+            unreachable!("a topic fans out");
         };
-        Ok(self.admitted(destination.shard, priority, Intake::Pass(pass)))
+        let part = |targets: &[Address]| Route::FanOut {
+            hash,
+            targets: targets.into(),
+            retention,
+        };
+        let (lasting, passing) = targets.split_at(targets.len() - passing);
+        let kept = match lasting {
+            [] => Vec::new(),
+            _ => {
+                let route = part(lasting);
+                run.iter().map(|frame| self.kept(frame, shard, route.clone())).collect()
+            }
+        };
+        // Also where nobody is there at all: nothing is kept for nobody.
+        let passed = (kept.is_empty() || !passing.is_empty()).then(|| self.passed(run, shard, part(passing)));
+        Ok(Split { passed, kept })
     }
 
     fn admitted(&self, shard: ShardId, priority: Priority, intake: Intake) -> Admitted {
@@ -336,13 +395,17 @@ impl Fabric {
                 false => return Err(FabricError::UnknownCapability(capability(name))),
             },
             "group" => self.route_to_group(envelope, bodies, hash, name)?,
-            "topic" => self.route_to_topic(hash, name)?,
+            "topic" => return self.route_to_topic(shard, hash, name),
             _ => unreachable!("an envelope's address was checked when it was validated"),
         };
-        Ok(Destination { shard, route })
+        Ok(Destination {
+            shard,
+            route,
+            passing: 0,
+        })
     }
 
-    fn route_to_topic(&self, hash: u64, name: &str) -> Result<Route, FabricError> {
+    fn route_to_topic(&self, shard: ShardId, hash: u64, name: &str) -> Result<Destination, FabricError> {
         let topic = TopicName::new(name).map_err(|error| FabricError::invalid("to_topic", error.to_string()))?;
         if is_reserved(name) {
             return Err(FabricError::invalid(
@@ -350,12 +413,15 @@ impl Fabric {
                 "stands below `$SYS`, `$share` or `$weft`: those topics are the fabric's own",
             ));
         }
-        let targets = self.0.directory.topics.matching(&topic).into();
-        Ok(Route::FanOut {
+        let found = self.0.directory.topics.matching(&topic);
+        let passing = found.iter().filter(|subscriber| subscriber.passes).count();
+        let targets = found.into_iter().map(|subscriber| subscriber.queue).collect();
+        let route = Route::FanOut {
             hash,
             targets,
             retention: Duration::ZERO,
-        })
+        };
+        Ok(Destination { shard, route, passing })
     }
 
     fn route_to_group(

@@ -196,10 +196,19 @@ impl SessionReceiver {
         }
     }
 
+    /// Waits for the end alone, and takes nothing: what comes meanwhile stays in the lane, up to its bounds. Cancel safe.
+    pub async fn end(&mut self) -> SessionEvent {
+        self.lane.closed().await;
+        self.goodbye()
+    }
+
+    fn goodbye(&self) -> SessionEvent {
+        SessionEvent::Goodbye(self.session.core.goodbye().unwrap_or(Goodbye::Kicked))
+    }
+
     /// Something is there; or the end of the session.
     async fn ready(&mut self) -> Option<SessionEvent> {
-        (self.lane.ready().await == Readiness::Closed)
-            .then(|| SessionEvent::Goodbye(self.session.core.goodbye().unwrap_or(Goodbye::Kicked)))
+        (self.lane.ready().await == Readiness::Closed).then(|| self.goodbye())
     }
 
     /// The deliveries that are there already, without waiting; returns how many.

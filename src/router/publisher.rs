@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::{
     ask::{AnswerSink, Ask},
     config::Config,
-    door::Admitted,
+    door::{Admitted, Split},
     fabric::Fabric,
     surface::{Answer, Principal, Protocol, Sending, Tag},
     workers::{Command, Inbound},
@@ -113,7 +113,9 @@ impl Publisher {
     /// them, and their tags are never answered: unknown to their sender.
     pub async fn publish(&mut self, batch: &mut Vec<Sending>) {
         self.hand_on().await;
-        self.work.taken.extend(batch.drain(..));
+        for sending in batch.drain(..) {
+            take(sending, &mut self.work.taken);
+        }
         self.hand_on().await;
     }
 
@@ -121,14 +123,15 @@ impl Publisher {
     async fn hand_on(&mut self) {
         let now = time::now();
         while let Some(next) = self.work.taken.front() {
-            if next.tag().is_some() {
-                if self.sink.permits.available_permits() == 0 {
+            let answers = next.answers();
+            if answers > 0 {
+                if self.sink.permits.available_permits() < answers as usize {
                     // The messages before this one must be on their way, or their answers would never come.
                     self.push_gathered().await;
                 }
-                self.take_permit().await;
+                self.take_permits(answers).await;
             }
-            // From the permit to here nothing waits: no message has two of them, none has lost one.
+            // From the permits to here nothing waits: no message has two of them, none has lost one.
             if let Some(next) = self.work.taken.pop_front() {
                 self.take_in(next, now);
             }
@@ -137,7 +140,7 @@ impl Publisher {
     }
 
     fn take_in(&mut self, sending: Sending, now: time::Timestamp) {
-        let tag = sending.tag();
+        let (tag, answers) = (sending.tag(), sending.answers());
         let admitted = match sending {
             Sending::Keep(_, frame) => self.fabric.admit(&self.principal, frame, now),
             Sending::Pass(_, run) if run.frames() > 1 && self.fabric.routes_by_body(run.envelope().to()) => {
@@ -150,30 +153,44 @@ impl Publisher {
                 });
             }
             Sending::Pass(_, run) => self.fabric.admit_run(&self.principal, run, now),
+            Sending::KeepOrPass(first, run) => match self.fabric.admit_split(&self.principal, run, now) {
+                Ok(Split { passed, kept }) => {
+                    // Where some of it is kept, that is what is answered.
+                    let answers = if kept.is_empty() { answers } else { 0 };
+                    passed
+                        .into_iter()
+                        .for_each(|passed| self.gather(Some(first), answers, passed));
+                    return (first..)
+                        .zip(kept)
+                        .for_each(|(tag, kept)| self.gather(Some(tag), 1, kept));
+                }
+                Err(error) => Err(error),
+            },
         };
         match (admitted, tag) {
-            (Ok(admitted), tag) => self.gather(tag, admitted),
-            (Err(error), Some(tag)) => self.sink.push((tag, Err(error))),
+            (Ok(admitted), tag) => self.gather(tag, answers, admitted),
+            (Err(error), Some(tag)) => self.sink.push_all(tag, answers, Err(error)),
             (Err(_), None) => {}
         }
     }
 
-    /// A permit for one more unanswered message; it comes back when the answer is read.
-    async fn take_permit(&self) {
-        if let Ok(permit) = self.sink.permits.acquire().await {
-            permit.forget();
+    /// A permit for each of so many unanswered messages; they come back when the answers are read.
+    async fn take_permits(&self, messages: u32) {
+        if let Ok(permits) = self.sink.permits.acquire_many(messages).await {
+            permits.forget();
         }
     }
 
-    fn gather(&mut self, tag: Option<Tag>, admitted: Admitted) {
+    /// `answers`: how many messages it answers, under the tag and those that follow it.
+    fn gather(&mut self, tag: Option<Tag>, answers: u32, admitted: Admitted) {
         let Admitted {
             worker,
             priority,
             mut inbound,
         } = admitted;
-        if let Some(tag) = tag {
-            let sink = self.sink.clone();
-            inbound.intake.set_answer(Ask::Stream { sink, tag });
+        if let Some(tag) = tag.filter(|_| answers > 0) {
+            let (sink, messages) = (self.sink.clone(), answers);
+            inbound.intake.set_answer(Ask::Stream { sink, tag, messages });
         }
         let (frames, bytes) = (inbound.intake.frames(), inbound.intake.weight_bytes());
         let config = &self.fabric.0.config;
@@ -211,6 +228,20 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Takes in what is to be sent, in parts that a stream's permits allow.
+fn take(mut sending: Sending, taken: &mut VecDeque<Sending>) {
+    if let Sending::KeepOrPass(tag, run) = &mut sending {
+        while let Some(front) = (run.frames() > COMMAND_FRAMES_MAX)
+            .then(|| run.split_to(COMMAND_FRAMES_MAX))
+            .flatten()
+        {
+            let next = *tag + front.frames() as u64;
+            taken.push_back(Sending::KeepOrPass(std::mem::replace(tag, next), front));
+        }
+    }
+    taken.push_back(sending);
 }
 
 /// The answers to a stream's messages.

@@ -123,6 +123,8 @@ pub(super) struct SessionCore {
     /// The queue of its own: `agent:ID#TOKEN`.
     pub own_queue: Address,
     pub own_queue_kind: QueueKind,
+    /// Its own queue takes QoS 1 as it passes.
+    pub passes: bool,
     takes_inbox: AtomicBool,
     lane: queue::Sender<Chunk>,
     holdings: Mutex<Holdings>,
@@ -139,6 +141,7 @@ pub(super) struct NewSession {
     pub visibility_timeout: Option<std::time::Duration>,
     pub own_queue: Address,
     pub own_queue_kind: QueueKind,
+    pub passes: bool,
     pub takes_inbox: bool,
 }
 
@@ -167,6 +170,7 @@ impl SessionCore {
             visibility_timeout: new.visibility_timeout,
             own_queue: new.own_queue,
             own_queue_kind: new.own_queue_kind,
+            passes: new.passes,
             takes_inbox: AtomicBool::new(new.takes_inbox),
             lane,
             holdings: Mutex::default(),
@@ -195,10 +199,10 @@ impl SessionCore {
         }
     }
 
-    /// Pushes a chunk; what a closed lane does not take is gone. It is never full: QoS 0 has taken its room before (see
+    /// Pushes a chunk; what a closed lane does not take is gone. It is never full: runs have taken their room before (see
     /// [`Credit::lane_room`]), and beyond that there is room for all that credit can have in flight.
     pub fn push(&self, priority: Priority, chunk: Chunk) {
-        // QoS 0 entered when it was decided.
+        // Runs entered when it was decided.
         let entering = |piece: &&Piece| matches!(piece, Piece::One(_));
         let (mut frames, mut bytes) = (0, 0);
         for piece in chunk.0.iter().filter(entering) {

@@ -18,6 +18,7 @@ use super::{
     port::{Action, RecordOp, Table},
     session::{Holdings, SessionCore},
     surface::Principal,
+    topics::Subscriber,
     workers::Control,
 };
 use crate::{
@@ -317,7 +318,11 @@ impl Fabric {
             self.0.directory.topics.insert(filter, &shared);
             self.open_held(core, &mut holdings, &shared, QueueKind::OneOf(Selection::RoundRobin));
         } else {
-            self.0.directory.topics.insert(filter, &core.own_queue);
+            let subscriber = Subscriber {
+                passes: core.passes,
+                queue: core.own_queue.clone(),
+            };
+            self.0.directory.topics.insert(filter, subscriber);
         }
     }
 

@@ -163,7 +163,8 @@ pub struct Delivery {
 #[derive(Clone, Debug)]
 pub enum Piece {
     One(Delivery),
-    /// QoS 0 messages that came together and differ in nothing but their ids and bodies.
+    /// Messages that came together and differ in nothing but their ids and bodies: QoS 0, or QoS 1 that nobody keeps
+    /// ([`SessionQueue::OnDemand`]).
     Run {
         run: Run,
         /// The queue that they came from.
@@ -219,6 +220,9 @@ pub enum Sending {
     Keep(Tag, Frame),
     /// QoS 0: answered where there is a tag, once for all of the run.
     Pass(Option<Tag>, Run),
+    /// QoS 1, kept for the queues that last and passed on to those that take messages as they pass ([`SessionQueue::OnDemand`]). Each
+    /// is answered, under this tag and those that follow it.
+    KeepOrPass(Tag, Run),
 }
 
 impl Sending {
@@ -235,6 +239,16 @@ impl Sending {
         match self {
             Self::Keep(tag, _) => Some(*tag),
             Self::Pass(tag, _) => *tag,
+            Self::KeepOrPass(tag, _) => Some(*tag),
+        }
+    }
+
+    /// How many answers it gets.
+    pub(super) fn answers(&self) -> u32 {
+        match self {
+            Self::Keep(..) | Self::Pass(Some(_), _) => 1,
+            Self::Pass(None, _) => 0,
+            Self::KeepOrPass(_, run) => u32::try_from(run.frames()).unwrap_or(u32::MAX),
         }
     }
 }
@@ -286,7 +300,8 @@ pub enum Inbox {
 pub enum SessionQueue {
     /// In memory, under a fresh token; gone with the session.
     Ephemeral,
-    /// The same, opened by the first subscription: until then it takes up no room, and no reply reaches it.
+    /// The same, opened by the first subscription: until then it takes up no room, and no reply reaches it. QoS 1 that is sent as
+    /// [`Sending::KeepOrPass`] reaches it without delivery ids: its edge sees to the rest of the way.
     OnDemand,
     /// Durable, under this token, with its subscriptions; stays until [`super::Fabric::remove_session_queue`].
     Durable(String),

@@ -13,8 +13,26 @@ use crate::frame::{Address, TopicFilter, TopicName};
 /// the look-up. Seeded at random like that one.
 pub(super) type HashMap<K, V> = papaya::HashMap<K, V, foldhash::quality::RandomState>;
 
-/// The queues of one node's subscribers.
-type Subscribers = Vec<Address>;
+/// A queue that takes what is published under a filter. Those that last are sorted before those that take messages as they pass.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subscriber {
+    /// The queue ends with its session, whose edge has QoS 1 in its own hands: nothing of it need be kept.
+    pub passes: bool,
+    pub queue: Address,
+}
+
+impl From<&Address> for Subscriber {
+    /// One that keeps what it takes.
+    fn from(queue: &Address) -> Self {
+        Self {
+            passes: false,
+            queue: queue.clone(),
+        }
+    }
+}
+
+/// The subscribers of one node.
+type Subscribers = Vec<Subscriber>;
 
 #[derive(Debug, Default)]
 struct Node {
@@ -53,15 +71,16 @@ pub struct Topics {
 
 impl Topics {
     /// Adds a queue under a filter; twice is once.
-    pub fn insert(&self, filter: &TopicFilter, queue: &Address) {
+    pub fn insert(&self, filter: &TopicFilter, subscriber: impl Into<Subscriber>) {
+        let subscriber = subscriber.into();
         // The mutex guards no data of its own, so a panic elsewhere leaves nothing broken behind.
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut levels = filter.filter().split('/');
         let first = levels.next().unwrap_or_default();
         let leaf = levels.fold(self.root.child_or_new(first), |node, level| node.child_or_new(level));
         leaf.change(|subscribers| {
-            if !subscribers.contains(queue) {
-                subscribers.push(queue.clone());
+            if !subscribers.contains(&subscriber) {
+                subscribers.push(subscriber);
             }
         });
     }
@@ -81,7 +100,7 @@ impl Topics {
             }
         }
         if let Some(leaf) = path.last() {
-            leaf.change(|subscribers| subscribers.retain(|known| known != queue));
+            leaf.change(|subscribers| subscribers.retain(|known| known.queue != *queue));
         }
         for at in (0..path.len()).rev() {
             if !path[at].is_empty() {
@@ -95,7 +114,7 @@ impl Topics {
     }
 
     /// The queues whose filters match, each once.
-    pub fn matching(&self, name: &TopicName) -> Vec<Address> {
+    pub fn matching(&self, name: &TopicName) -> Vec<Subscriber> {
         let levels: Vec<&str> = name.as_str().split('/').collect();
         let mut found = Vec::new();
         // Wildcards at the first level do not see names that start with `$` (MQTT 5.0 §4.7.2).
@@ -107,8 +126,8 @@ impl Topics {
 }
 
 /// Depth is bounded by the levels of a topic name (`TOPIC_LEVELS_MAX`).
-fn collect(node: &Node, levels: &[&str], wildcards: bool, found: &mut Vec<Address>) {
-    let take = |node: &Node, found: &mut Vec<Address>| {
+fn collect(node: &Node, levels: &[&str], wildcards: bool, found: &mut Vec<Subscriber>) {
+    let take = |node: &Node, found: &mut Vec<Subscriber>| {
         if let Some(subscribers) = &*node.subscribers.load() {
             found.extend(subscribers.iter().cloned());
         }
@@ -137,6 +156,10 @@ mod tests {
         format!("agent:a{number}#q").parse().unwrap()
     }
 
+    fn queues(found: Vec<Subscriber>) -> Vec<Address> {
+        found.into_iter().map(|subscriber| subscriber.queue).collect()
+    }
+
     #[test]
     fn an_emptied_trie_holds_no_nodes() {
         let topics = Topics::default();
@@ -144,7 +167,7 @@ mod tests {
             .map(|f| TopicFilter::new(f).unwrap())
             .into();
         filters.iter().for_each(|filter| topics.insert(filter, &queue(1)));
-        assert_eq!(topics.matching(&TopicName::new("a/b/c").unwrap()), [queue(1)]);
+        assert_eq!(queues(topics.matching(&TopicName::new("a/b/c").unwrap())), [queue(1)]);
         filters.iter().for_each(|filter| topics.remove(filter, &queue(1)));
         assert!(topics.root.is_empty());
     }
@@ -164,7 +187,7 @@ mod tests {
             gone.iter().for_each(|(at, filter)| topics.remove(filter, &queue(*at)));
             let mut expected: Vec<_> = left.iter().filter(|(_, f)| f.matches(&name)).map(|(at, _)| queue(*at)).collect();
             expected.sort_unstable();
-            prop_assert_eq!(topics.matching(&name), expected);
+            prop_assert_eq!(queues(topics.matching(&name)), expected);
         }
     }
 }

@@ -4,6 +4,8 @@
 //! done. Who calls it, and when, is `runner.rs`. A commit takes the operations of all shards at once and completes asynchronously; the
 //! next batch is taken in meanwhile.
 
+mod relays;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
@@ -23,17 +25,17 @@ use super::{
     port::{Action, CommitOutcome, Decision, Policy, ShardCommit, Store, StoreError},
     session::{Opening, SessionCore},
     surface::{Accepted, AcceptedStatus, Piece, SessionId, Settled},
-    workers::{Command, Control, Inbound, Intake, PASSED_RELAYS_MAX, SettleCommand, WorkerHandle, Workers},
+    workers::{Command, Control, Inbound, Intake, SettleCommand, WorkerHandle, Workers},
 };
 use crate::{
     delivery::{
-        Acceptance, After, Consumer, ConsumerId, Copies, Gate, GivenUp, Held, Limits, Out, PassedOn, PassedRelay,
-        Publish, QueueKind, Relay, ShardState, Verdict, WORKERS_MAX, WorkerMark,
+        Acceptance, After, Consumer, ConsumerId, Gate, GivenUp, Held, Limits, Out, PassedOn, Publish, QueueKind,
+        ShardState, Verdict, WorkerMark,
     },
     frame::{
         Address, AgentId, Envelope, Frame, Seq, ShardId, Stamp, TrackingId,
         limits::SHARDS,
-        record::{Fence, IdHash, MessageKey, ShardImage, Status},
+        record::{Fence, ShardImage, Status},
     },
     queue::{self, Weigh},
     time::{self, Timestamp},
@@ -350,7 +352,7 @@ impl Shards {
                     state.handle_copies(*copies, now, out, gate)
                 });
             }
-            Control::PassedRelay(relay) => self.passed_relay(&relay, now),
+            Control::PassedCopies(copies) => self.passed_copies(&copies, now),
             Control::RelayDone { shard, seq } => {
                 self.run_shard(self.local(shard), |state, out, _| {
                     state.handle_relay_done(seq, now, out)
@@ -592,7 +594,9 @@ impl Shards {
         }
         self.out.relays = relays;
         let mut passed_relays = std::mem::take(&mut self.out.passed_relays);
-        passed_relays.drain(..).for_each(|relay| self.relay_passed(&relay));
+        passed_relays
+            .drain(..)
+            .for_each(|relay| self.relay_passed(shard, relay));
         self.out.passed_relays = passed_relays;
         for given_up in self.out.given_up.drain(..) {
             log_given_up(shard, &given_up);
@@ -612,53 +616,6 @@ impl Shards {
             handle.control(Control::Loaded { shard, frames });
         });
         self.context.store.read(shard, seqs, done);
-    }
-
-    fn relay(&self, source: ShardId, relay: Relay) {
-        let envelope = &relay.frame.envelope;
-        let copies = Copies {
-            source,
-            seq: relay.seq,
-            key: MessageKey::new(self.context.store.seed(), envelope.from(), envelope.id()),
-            id_hash: IdHash::new(envelope.id()),
-            frame: relay.frame,
-            targets: relay.targets,
-        };
-        let control = Control::Copies {
-            shard: relay.to,
-            copies: Box::new(copies),
-        };
-        self.context.workers.of(relay.to).control(control);
-    }
-
-    /// A QoS 0 fan-out goes once to each worker that has targets, this one among them.
-    fn relay_passed(&self, relay: &PassedRelay) {
-        let workers = &self.context.workers;
-        let mut targets = [0; WORKERS_MAX];
-        for target in relay.targets.iter() {
-            targets[workers.index_of(target.home_shard())] += 1;
-        }
-        for (handle, targets) in workers.handles.iter().zip(targets).filter(|(_, targets)| *targets > 0) {
-            if handle.control.len() < PASSED_RELAYS_MAX {
-                handle.control(Control::PassedRelay(Box::new(relay.clone())));
-            } else {
-                let dropped = relay.run.frames() as u64 * targets;
-                self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// The targets of a QoS 0 fan-out that live here get their copies.
-    fn passed_relay(&mut self, relay: &PassedRelay, now: Timestamp) {
-        for target in relay.targets.iter() {
-            let shard = target.home_shard();
-            if self.context.workers.index_of(shard) == self.context.index {
-                let run = relay.run.clone();
-                self.pass(shard, |state, out, gate| {
-                    state.handle_passed_copy(run, target, now, out, gate);
-                });
-            }
-        }
     }
 
     fn answer(&self, shard: ShardId, ask: Ask, verdict: Verdict, failure: Option<&StoreError>) {

@@ -13,7 +13,7 @@ use crossbeam::queue::SegQueue;
 use tokio::sync::oneshot;
 
 use super::{
-    ask::Ask,
+    ask::{Ask, SharedAnswer},
     counters::{CountersSnapshot, WorkerCounters},
     error::FabricError,
     port::{CommitOutcome, StoreError},
@@ -23,12 +23,13 @@ use super::{
     worker::Shards,
 };
 use crate::{
-    delivery::{Copies, Lease, Nack, Pass, PassedRelay, Publish, QueueKind},
-    frame::{Address, AgentId, Envelope, Frame, Priority, Seq, ShardId},
+    delivery::{Copies, Lease, Nack, Pass, Publish, QueueKind, Targets},
+    frame::{Address, AgentId, Envelope, Frame, Priority, Run, Seq, ShardId},
     queue::{self, BatchError, PushError, Weigh},
 };
 
-/// Control messages that wait for a worker before copies of QoS 0 fan-outs are dropped: what one worker may owe another.
+/// Control messages that wait for a worker before copies of QoS 0 fan-outs are dropped: what one worker may owe another. Those of QoS 1 are
+/// bounded by what their senders may have unanswered.
 pub(super) const PASSED_RELAYS_MAX: usize = 4_096;
 
 /// What comes through a worker's inbox: bounded, by priority.
@@ -56,7 +57,7 @@ pub(super) struct Inbound {
 pub(super) enum Intake {
     /// QoS 1 and 2. Boxed: a batch is moved several times on its way, and this is a few hundred bytes.
     Keep(Box<Publish<Ask>>),
-    /// QoS 0.
+    /// QoS 0, and QoS 1 to queues that end with their session.
     Pass(Pass<Ask>),
 }
 
@@ -172,8 +173,7 @@ pub(super) enum Control {
         shard: ShardId,
         copies: Box<Copies>,
     },
-    /// QoS 0 copies; beyond [`PASSED_RELAYS_MAX`] control messages they are dropped.
-    PassedRelay(Box<PassedRelay>),
+    PassedCopies(Box<PassedCopies>),
     RelayDone {
         shard: ShardId,
         seq: Seq,
@@ -188,6 +188,15 @@ pub(super) enum Control {
     Inspect(Box<dyn FnOnce(&mut Shards) + Send>),
     /// Finish what is under way and end the thread.
     Stop,
+}
+
+/// Copies that are not kept, for the targets that live in a worker; beyond [`PASSED_RELAYS_MAX`] control messages those of QoS 0 are dropped.
+#[derive(Clone, Debug)]
+pub(super) struct PassedCopies {
+    pub run: Run,
+    pub targets: Targets,
+    /// QoS 1: answered when all workers are done.
+    pub answer: Option<Arc<SharedAnswer>>,
 }
 
 impl fmt::Debug for Control {

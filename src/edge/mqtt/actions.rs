@@ -16,8 +16,10 @@ use crate::{
         auth::{principal_of_token, proven_agent},
         counters::Counters,
     },
-    frame::{AgentId, Frame, Run, TopicFilter, TopicName},
-    mqtt::{self, Action, Change, Delivery, Encoder, End, Key, Packet, Publish, Reason, Source, Ticket, Wanted},
+    frame::{AgentId, Frame, Qos, Run, TopicFilter, TopicName},
+    mqtt::{
+        self, Action, Change, Delivery, Encoder, End, Key, Packet, PacketId, Publish, Reason, Source, Ticket, Wanted,
+    },
     router::{
         Answers, Fabric, Publisher, SessionHandle, SessionReceiver,
         error::FabricError,
@@ -115,12 +117,8 @@ impl Connection {
                     self.machine.handle_attached(attached, now, &mut self.actions);
                 }
                 Action::Publish { ticket, frame, retain } => self.publish(ticket, frame, retain, now, &mut round),
-                Action::PublishRun(run) => {
-                    if let Some(attached) = &mut self.attached {
-                        attached.push(&self.edge.door.fabric, Sending::Pass(None, run));
-                    }
-                }
-                Action::SendRun(publish, run) => self.send_run(&publish, &run),
+                Action::PublishRun { ticket, run } => self.publish_run(ticket, run),
+                Action::SendRun(publish, run, packet_ids) => self.send_run(&publish, &run, &packet_ids),
                 Action::Save { ticket, change } => round.saves.push((ticket, change)),
                 Action::Settle(key) => round.settles.push(delivery_id(key)),
                 Action::Release(key) => round.releases.push(delivery_id(key)),
@@ -173,9 +171,9 @@ impl Connection {
         }
     }
 
-    fn send_run(&mut self, publish: &Publish, run: &Run) {
+    fn send_run(&mut self, publish: &Publish, run: &Run, packet_ids: &[PacketId]) {
         let Some(encoder) = &mut self.encoder else { return };
-        match encoder.encode_run(publish, run, &mut self.wire.output) {
+        match encoder.encode_run(publish, run, packet_ids, &mut self.wire.output) {
             Ok(()) => {
                 Counters::add(&self.edge.door.counters.messages_out, run.frames());
                 self.edge.publishes_out.fetch_add(run.frames() as u64, Relaxed);
@@ -295,7 +293,19 @@ impl Connection {
                 }
             }
         }
-        let sending = Sending::one(ticket.map_or(0, |ticket| ticket.0), frame, ticket.is_some());
+        let sending = match (frame.envelope.qos(), ticket) {
+            (Qos::AtLeastOnce, Some(ticket)) => Sending::KeepOrPass(ticket.0, Run::one(frame)),
+            (_, ticket) => Sending::one(ticket.map_or(0, |ticket| ticket.0), frame, ticket.is_some()),
+        };
+        attached.push(&self.edge.door.fabric, sending);
+    }
+
+    fn publish_run(&mut self, ticket: Option<Ticket>, run: Run) {
+        let Some(attached) = &mut self.attached else { return };
+        let sending = match ticket {
+            Some(ticket) => Sending::KeepOrPass(ticket.0, run),
+            None => Sending::Pass(None, run),
+        };
         attached.push(&self.edge.door.fabric, sending);
     }
 

@@ -23,7 +23,7 @@ use tokio::{
 use super::{Edge, actions::Attached, outcome, sys::Round};
 use crate::{
     edge::{counters::Counters, gate::Pass, stream::Stream},
-    frame::RunBuilder,
+    frame::{Qos, RunBuilder},
     mqtt::{Action, Decoder, Encoder, Goodbye, Limits, Packet, Session},
     router::surface::{Piece, SessionEvent},
     time::{self, Timestamp},
@@ -168,7 +168,7 @@ impl Connection {
     async fn event(&mut self) -> Event {
         self.set_timer();
         let may_read = !self.machine.is_held_back() && self.wire.output.len() < OUTPUT_BYTES_MAX;
-        let may_deliver = self.wire.output.len() < OUTPUT_BYTES_FULL;
+        let may_deliver = self.may_deliver();
         let Self {
             edge,
             wire,
@@ -204,11 +204,18 @@ impl Connection {
                 None => std::future::pending().await,
             }
         };
+        // A client without room for more must hear all the same that it is to go.
+        let fabric = async {
+            match may_deliver {
+                true => receiver.next_pieces(delivered, TAKEN_MAX).await,
+                false => receiver.end().await,
+            }
+        };
         tokio::select! {
             biased;
             event = wire.ready(may_read) => event,
             _ = answered => Event::Answers,
-            event = receiver.next_pieces(delivered, TAKEN_MAX), if may_deliver => Event::Session(event),
+            event = fabric => Event::Session(event),
             () = slot.wanted() => Event::Wanted,
             () = timed => Event::Time,
             _ = async { match sys {
@@ -294,20 +301,18 @@ impl Connection {
         }
     }
 
-    /// Takes what follows and differs from the last packet in its payload alone; says how many those are.
+    /// Takes what follows and differs from the last packet in its payload and packet id alone; says how many those are.
     fn take_twins(&mut self) -> u64 {
         let Some(mut twin) = self.decoder.twin(&self.wire.input) else {
             return 0;
         };
-        let is_one = matches!(
-            self.actions.last(),
-            Some(Action::Publish {
-                ticket: None,
-                retain: false,
-                ..
-            })
-        );
-        let Some(Action::Publish { frame, .. }) = self.actions.pop_if(|_| is_one) else {
+        let is_one = |action: &mut Action| match action {
+            Action::Publish {
+                frame, retain: false, ..
+            } => frame.envelope.qos() != Qos::ExactlyOnce,
+            _ => false,
+        };
+        let Some(Action::Publish { ticket, frame, .. }) = self.actions.pop_if(is_one) else {
             return 0;
         };
         let mut run = RunBuilder::new(frame);
@@ -315,7 +320,8 @@ impl Connection {
         while twin.payload.len() <= BODY_TOGETHER_BYTES && run.frames() < RUN_FRAMES_MAX {
             let input = &mut self.wire.input;
             let room = input.len().min(READ_BYTES_MAX);
-            if !self.machine.handle_twin(&mut run, &input[twin.payload.clone()], room) {
+            let payload = &input[twin.payload.clone()];
+            if !self.machine.handle_twin(&mut run, twin.packet_id, payload, room) {
                 break;
             }
             input.advance(twin.payload.end);
@@ -325,7 +331,8 @@ impl Connection {
                 None => break,
             }
         }
-        self.actions.push(Action::PublishRun(run.finish()));
+        let run = run.finish();
+        self.actions.push(Action::PublishRun { ticket, run });
         Counters::add(&self.wire.counters.messages_in, taken);
         taken as u64
     }
@@ -353,10 +360,15 @@ impl Connection {
         }
     }
 
+    /// The client has room for more.
+    fn may_deliver(&self) -> bool {
+        self.wire.output.len() < OUTPUT_BYTES_FULL && !self.machine.is_backed_up()
+    }
+
     fn take_deliveries(&mut self, now: Timestamp) {
-        let is_full = self.wire.output.len() >= OUTPUT_BYTES_FULL;
+        let may_deliver = self.may_deliver();
         let Some(attached) = &mut self.attached else { return };
-        if !is_full {
+        if may_deliver {
             attached.receiver.try_next_pieces(&mut attached.delivered, TAKEN_MAX);
         }
         for piece in attached.delivered.drain(..) {

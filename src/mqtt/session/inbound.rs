@@ -279,14 +279,40 @@ impl Session {
         format!("{}{:010x}", self.id_prefix, self.next_message)
     }
 
-    /// Adds a PUBLISH of QoS 0 that is as the last packet was but for its payload to the run that began with that one. False, and not
-    /// added, where it does not fit in there.
-    pub fn handle_twin(&mut self, run: &mut RunBuilder, payload: &[u8], room: usize) -> bool {
+    /// Adds a PUBLISH that is as the last packet was but for its payload and, at QoS 1, its packet id to the run that began with that
+    /// one. False, and not added, where it does not fit in there or is not as plain as it looks.
+    pub fn handle_twin(
+        &mut self,
+        run: &mut RunBuilder,
+        packet_id: Option<PacketId>,
+        payload: &[u8],
+        room: usize,
+    ) -> bool {
+        if packet_id.is_some_and(|id| !self.is_plain(id)) {
+            return false;
+        }
         self.next_message += 1;
         self.id_text.clear();
         self.id_text.push_str(&self.id_prefix);
         write!(self.id_text, "{:010x}", self.next_message).expect("a string takes every write");
-        run.push(self.id_text.as_bytes(), payload, room)
+        if !run.push(self.id_text.as_bytes(), payload, room) {
+            return false;
+        }
+        if let Some(id) = packet_id {
+            let ticket = self.ticket();
+            self.inbound.waiting.push_back(Waiting {
+                ticket,
+                id,
+                qos: Qos::AtLeastOnce,
+                answer: None,
+            });
+        }
+        true
+    }
+
+    /// Nothing stands in the way of a QoS 1 message under this packet id.
+    fn is_plain(&self, id: PacketId) -> bool {
+        !self.is_held_back() && self.has_room().is_ok() && !self.inbound.received.contains_key(&id.get())
     }
 
     /// Who sends, and a fresh message id.

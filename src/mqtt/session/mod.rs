@@ -45,7 +45,8 @@ pub struct Config {
     pub receive_max: u16,
     /// QoS 1 and 2 messages that are sent to a client and not acknowledged; a smaller Receive Maximum of its own counts instead.
     pub send_max: u16,
-    /// Deliveries that wait for room in that window; above it they go back to their queue.
+    /// Deliveries that wait for room in that window. Above it those that have a queue go back to it, and no others are to be brought
+    /// ([`Session::is_backed_up`]).
     pub waiting_max: usize,
     /// Topic aliases that a client may set; announced.
     pub topic_alias_max: u16,
@@ -221,10 +222,11 @@ pub enum Action {
         /// Keep it as its topic's retained message too; with an empty body: forget that one [MQTT-3.3.1-6].
         retain: bool,
     },
-    /// Publish QoS 0 messages that differ in id and body alone.
-    PublishRun(Run),
-    /// Write this packet once for each of these messages, with its body.
-    SendRun(Box<Publish>, Run),
+    /// Publish messages that differ in id and body alone. QoS 0, or QoS 1: then the first one has this ticket and each other one the
+    /// next.
+    PublishRun { ticket: Option<Ticket>, run: Run },
+    /// Write this packet once for each of these messages, with its body and, at QoS 1, the next of these packet ids.
+    SendRun(Box<Publish>, Run, Vec<PacketId>),
     /// Make it durable; [`Session::handle_saved`] says when it is. Not before the settles and saves that came before it are: a
     /// handshake that is forgotten while its settle is lost would send its message once more.
     Save { ticket: Ticket, change: Change },
@@ -464,6 +466,11 @@ impl Session {
     /// Messages that wait for room in the client's window: whoever brings retained ones brings no more while there are some.
     pub fn held_up(&self) -> usize {
         self.outbound.waiting()
+    }
+
+    /// True while as many messages wait for the client as may: bring no more.
+    pub fn is_backed_up(&self) -> bool {
+        self.outbound.waiting() >= self.config.waiting_max
     }
 
     /// True while a QoS 2 message is on its way to the client, or may have been settled in vain: then settles are to be durable before

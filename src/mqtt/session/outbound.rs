@@ -16,7 +16,7 @@ use crate::{
     mqtt::{
         aliases::Naming,
         encode::publish_bytes,
-        mapping::{to_publish, was_retained},
+        mapping::{left_s, to_publish, was_retained},
         names::{arrival_topic, shared_filter},
         packet::{Ack, Packet, PacketId, Publish, PublishProperties, Version},
         reason::Reason,
@@ -24,6 +24,9 @@ use crate::{
     },
     time::Timestamp,
 };
+
+/// What an alias adds to a packet, at most, in bytes: the property, and a longer length of the properties.
+const ALIAS_BYTES: usize = 3 + 1;
 
 /// How far a message to the client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,14 @@ enum Settled {
     No,
 }
 
-/// A message that waits for room in the window.
+/// What waits for room in the window.
+#[derive(Debug)]
+enum Waiting {
+    One(Prepared),
+    /// Messages that no queue keeps, and their packet but for what each has of its own.
+    Run(Box<Publish>, Run),
+}
+
 #[derive(Debug)]
 struct Prepared {
     key: Option<Key>,
@@ -71,6 +81,8 @@ pub(super) struct Outbound {
     window: usize,
     waiting_max: usize,
     flights: BTreeMap<u16, Flight>,
+    /// Ids of QoS 1 messages that no queue keeps: sent, not acknowledged.
+    passing: HashSet<u16>,
     /// Ids of messages whose place in a queue is known.
     places: HashMap<Place, u16>,
     in_window: usize,
@@ -79,7 +91,9 @@ pub(super) struct Outbound {
     unsettled: HashSet<Place>,
     /// Ids of restored PUBRELs in their order.
     released: Vec<u16>,
-    waiting: VecDeque<Prepared>,
+    waiting: VecDeque<Waiting>,
+    /// Messages in there.
+    waiting_messages: usize,
 }
 
 impl Outbound {
@@ -88,12 +102,14 @@ impl Outbound {
             window: usize::from(window),
             waiting_max,
             flights: BTreeMap::new(),
+            passing: HashSet::new(),
             places: HashMap::new(),
             in_window: 0,
             last_id: 0,
             unsettled: HashSet::new(),
             released: Vec::new(),
             waiting: VecDeque::new(),
+            waiting_messages: 0,
         }
     }
 
@@ -151,12 +167,15 @@ impl Outbound {
     /// What was handed out and is not settled.
     pub fn keys(&self) -> Vec<Key> {
         let sent = self.flights.values().filter_map(|flight| flight.key);
-        sent.chain(self.waiting.iter().filter_map(|prepared| prepared.key))
-            .collect()
+        let waiting = self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::One(prepared) => prepared.key,
+            Waiting::Run(..) => None,
+        });
+        sent.chain(waiting).collect()
     }
 
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting_messages
     }
 
     pub fn is_handing_over(&self) -> bool {
@@ -178,6 +197,7 @@ impl Outbound {
             self.last_id = self.last_id.wrapping_add(1);
             if let Some(id) = NonZeroU16::new(self.last_id)
                 && !self.flights.contains_key(&self.last_id)
+                && !self.passing.contains(&self.last_id)
             {
                 return Some(id);
             }
@@ -198,6 +218,31 @@ impl Outbound {
             settled: Settled::No,
         };
         self.flights.insert(id.get(), flight);
+    }
+
+    /// Packet ids for so many messages that no queue keeps, as far as the window has room.
+    fn take_off_passing(&mut self, messages: usize) -> Vec<PacketId> {
+        let room = self.window.saturating_sub(self.in_window).min(messages);
+        let mut ids = Vec::with_capacity(room);
+        while ids.len() < room
+            && let Some(id) = self.free_id()
+        {
+            self.passing.insert(id.get());
+            ids.push(id);
+        }
+        self.in_window += ids.len();
+        ids
+    }
+
+    fn land_passing(&mut self, id: PacketId) -> bool {
+        let landed = self.passing.remove(&id.get());
+        self.in_window -= usize::from(landed);
+        landed
+    }
+
+    fn put_off(&mut self, waiting: Waiting, messages: usize) {
+        self.waiting_messages += messages;
+        self.waiting.push_back(waiting);
     }
 
     fn land(&mut self, id: PacketId) -> Option<Flight> {
@@ -240,8 +285,7 @@ impl Session {
             return out.extend(key.map(Action::Settle));
         };
         let publish = self.prepare(&frame, grant, &source, now);
-        let fits = |max: u32| publish_bytes(self.version, &publish) <= max as usize;
-        if !self.packet_bytes_max.is_none_or(fits) {
+        if !self.fits(&publish, 0) {
             return out.extend(key.map(Action::Settle)); // [MQTT-3.1.2-25]
         }
         if publish.qos == Qos::AtMostOnce {
@@ -259,25 +303,8 @@ impl Session {
         );
     }
 
-    /// QoS 0 messages that differ in id and body alone: what holds for the first one holds for all.
-    pub fn handle_run(&mut self, mut run: Run, queue: &Address, now: Timestamp, out: &mut Vec<Action>) {
-        let alone = |frame| Delivery {
-            key: None,
-            frame,
-            queue: queue.clone(),
-            source: Source::Live,
-        };
-        let topic = arrival_topic(run.envelope().to());
-        // One by one where each is looked at, and the first where it sets an alias for the others.
-        let is_new_alias = self.version == Version::V5 && matches!(self.aliases_out.naming(topic), Naming::Set(_));
-        if run.frames() == 1 || self.packet_bytes_max.is_some() {
-            return run
-                .iter()
-                .for_each(|frame| self.handle_delivery(alone(frame), now, out));
-        }
-        if is_new_alias && let Some(first) = run.split_to(1) {
-            self.handle_run(first, queue, now, out);
-        }
+    /// Messages that no queue keeps and that differ in id and body alone: what holds for the first one holds for all.
+    pub fn handle_run(&mut self, run: Run, queue: &Address, now: Timestamp, out: &mut Vec<Action>) {
         let Some(first) = run.iter().next() else { return };
         let grant = match shared_filter(queue) {
             Some(filter) => self.subscriptions.grant_under(filter),
@@ -290,7 +317,34 @@ impl Session {
         };
         let mut publish = self.prepare(&first, grant, &Source::Live, now);
         publish.payload = Bytes::new();
-        out.push(Action::SendRun(Box::new(self.named(publish)), run));
+        if !self.fits(&publish, run.body_bytes_max()) {
+            // [MQTT-3.1.2-25]: one by one where the packet is too large for some of them.
+            let is_one = run.frames() == 1;
+            let one_by_one = run.iter().map(Run::one).filter(|_| !is_one);
+            return one_by_one.for_each(|run| self.handle_run(run, queue, now, out));
+        }
+        match publish.qos {
+            Qos::AtMostOnce => self.send_run(publish, run, Vec::new(), out),
+            Qos::AtLeastOnce | Qos::ExactlyOnce => {
+                let messages = run.frames();
+                self.outbound.put_off(Waiting::Run(Box::new(publish), run), messages);
+                self.send_waiting(now, out);
+            }
+        }
+    }
+
+    /// Sends a run, by an alias where the client takes them: then the first packet alone says which.
+    fn send_run(&mut self, publish: Publish, mut run: Run, mut ids: Vec<PacketId>, out: &mut Vec<Action>) {
+        let is_new_alias =
+            self.version == Version::V5 && matches!(self.aliases_out.naming(&publish.topic), Naming::Set(_));
+        if is_new_alias && let Some(first) = run.split_to(1) {
+            let rest = ids.split_off(ids.len().min(1));
+            let named = self.named(publish.clone(), first.body_bytes_max());
+            out.push(Action::SendRun(Box::new(named), first, ids));
+            ids = rest;
+        }
+        let named = self.named(publish, run.body_bytes_max());
+        out.push(Action::SendRun(Box::new(named), run, ids));
     }
 
     /// A message that an earlier connection, or an earlier lease, sent under an id already. True where that is all there is to do.
@@ -373,9 +427,9 @@ impl Session {
         if self.outbound.has_room() && self.outbound.waiting.is_empty() {
             return self.send_answered(prepared, out);
         }
-        match self.outbound.waiting.len() < self.outbound.waiting_max {
-            true => self.outbound.waiting.push_back(prepared),
-            false => out.extend(prepared.key.map(Action::Release)),
+        match prepared.key {
+            Some(key) if self.outbound.waiting() >= self.outbound.waiting_max => out.push(Action::Release(key)),
+            _ => self.outbound.put_off(Waiting::One(prepared), 1),
         }
     }
 
@@ -411,14 +465,24 @@ impl Session {
 
     /// Sends a PUBLISH, by an alias where the client takes them.
     fn send(&mut self, publish: Publish, out: &mut Vec<Action>) {
-        let publish = self.named(publish);
+        let publish = self.named(publish, 0);
         out.push(Action::Send(Packet::Publish(publish)));
     }
 
-    fn named(&mut self, mut publish: Publish) -> Publish {
+    /// Whether the client takes it [MQTT-3.1.2-24], with so many bytes beside its own payload.
+    fn fits(&self, publish: &Publish, more: usize) -> bool {
+        let fits = |max: u32| publish_bytes(self.version, publish, more) <= max as usize;
+        self.packet_bytes_max.is_none_or(fits)
+    }
+
+    fn named(&mut self, mut publish: Publish, payload_bytes_max: usize) -> Publish {
         let naming = match self.version {
             Version::V5 => self.aliases_out.naming(&publish.topic),
             Version::V311 => Naming::Name,
+        };
+        let naming = match naming {
+            Naming::Set(_) | Naming::Alias(_) if !self.fits(&publish, payload_bytes_max + ALIAS_BYTES) => Naming::Name,
+            naming => naming,
         };
         self.aliases_out.sent(&publish.topic, naming);
         if let Naming::Set(alias) | Naming::Alias(alias) = naming {
@@ -433,7 +497,9 @@ impl Session {
     // --- acknowledgements --------------------------------------------------------------------------------------------
 
     pub(super) fn handle_puback(&mut self, ack: &Ack, now: Timestamp, out: &mut Vec<Action>) {
-        if self.outbound.flight(ack.packet_id, Qos::AtLeastOnce).is_some() {
+        if self.outbound.land_passing(ack.packet_id) {
+            self.send_waiting(now, out);
+        } else if self.outbound.flight(ack.packet_id, Qos::AtLeastOnce).is_some() {
             // A refusal settles too: the message is not sent again (§4.3.2).
             let flight = self.outbound.land(ack.packet_id);
             out.extend(flight.and_then(|flight| flight.key).map(Action::Settle));
@@ -508,14 +574,48 @@ impl Session {
 
     fn send_waiting(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         while self.outbound.has_room()
-            && let Some(prepared) = self.outbound.waiting.pop_front()
+            && let Some(waiting) = self.outbound.waiting.pop_front()
         {
-            // No delivery starts after expiry (G9): its queue does what is to be done.
-            let is_late = !prepared.expires_at.is_never() && prepared.expires_at <= now;
-            match is_late {
-                true => out.extend(prepared.key.map(Action::Release)),
-                false => self.send_answered(prepared, out),
+            // No delivery starts after expiry (G9): its queue, where it has one, does what is to be done.
+            let is_late = |expires_at: Timestamp| !expires_at.is_never() && expires_at <= now;
+            match waiting {
+                Waiting::One(mut prepared) => {
+                    self.outbound.waiting_messages -= 1;
+                    match is_late(prepared.expires_at) {
+                        true => out.extend(prepared.key.map(Action::Release)),
+                        false => {
+                            say_what_is_left(&mut prepared.publish, prepared.expires_at, now);
+                            self.send_answered(prepared, out);
+                        }
+                    }
+                }
+                Waiting::Run(mut publish, mut run) => {
+                    let messages = run.frames();
+                    if is_late(run.stamp.expires_at) {
+                        self.outbound.waiting_messages -= messages;
+                        continue;
+                    }
+                    let ids = self.outbound.take_off_passing(messages);
+                    self.outbound.waiting_messages -= ids.len();
+                    say_what_is_left(&mut publish, run.stamp.expires_at, now);
+                    match run.split_to(ids.len()) {
+                        Some(front) => {
+                            self.outbound.waiting.push_front(Waiting::Run(publish.clone(), run));
+                            self.send_run(*publish, front, ids, out);
+                        }
+                        None if ids.is_empty() => return self.outbound.waiting.push_front(Waiting::Run(publish, run)),
+                        None => self.send_run(*publish, run, ids, out),
+                    }
+                }
             }
         }
+    }
+}
+
+/// Brings the expiry that a packet says up to date.
+fn say_what_is_left(publish: &mut Publish, expires_at: Timestamp, now: Timestamp) {
+    let properties = publish.properties.as_mut();
+    if let Some(expiry_s) = properties.and_then(|properties| properties.message_expiry_s.as_mut()) {
+        *expiry_s = left_s(expires_at, now);
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::packet::{Qos as LibraryQos, v3_1_1, v5_0};
 use proptest::prelude::*;
 
-use super::world::{frame, id};
+use super::world::{frame, id, publish};
 use crate::{
     frame::{Frame, Qos, RunBuilder},
     mqtt::{
@@ -611,41 +611,92 @@ fn a_run_is_written_as_its_messages_would_be_one_by_one() {
         assert!(run.push(b"m-2", &frame.body, 64));
     }
     let run = run.finish();
-    for (version, properties) in [
-        (Version::V311, None),
-        (
-            Version::V5,
-            Some(Box::new(PublishProperties {
-                topic_alias: Some(3),
-                ..PublishProperties::default()
-            })),
-        ),
+    let alias = PublishProperties {
+        topic_alias: Some(3),
+        ..PublishProperties::default()
+    };
+    for (version, properties, qos) in [
+        (Version::V311, None, Qos::AtMostOnce),
+        (Version::V311, None, Qos::AtLeastOnce),
+        (Version::V5, Some(Box::new(alias.clone())), Qos::AtMostOnce),
+        (Version::V5, Some(Box::new(alias)), Qos::AtLeastOnce),
     ] {
         let like = Publish {
             dup: false,
             retain: false,
-            qos: Qos::AtMostOnce,
+            qos,
             topic: "a/b".into(),
             packet_id: None,
             properties,
             payload: Bytes::new(),
         };
+        let ids = match qos {
+            Qos::AtMostOnce => vec![],
+            _ => vec![id(0x0102), id(7), id(65_535)],
+        };
         let mut together = BytesMut::new();
         Encoder::new(version, None)
-            .encode_run(&like, &run, &mut together)
+            .encode_run(&like, &run, &ids, &mut together)
             .unwrap();
-        let single = |frame: &Frame| {
-            let payload = frame.body.clone();
-            encoded(
-                version,
-                &Packet::Publish(Publish {
-                    payload,
-                    ..like.clone()
-                }),
-            )
+        let single = |(at, frame): (usize, &Frame)| {
+            let publish = Publish {
+                payload: frame.body.clone(),
+                packet_id: ids.get(at).copied(),
+                ..like.clone()
+            };
+            encoded(version, &Packet::Publish(publish))
         };
-        assert_eq!(together, frames.iter().flat_map(single).collect::<Vec<_>>());
-        let too_small = Encoder::new(version, Some(8)).encode_run(&like, &run, &mut together);
+        assert_eq!(together, frames.iter().enumerate().flat_map(single).collect::<Vec<_>>());
+        let too_small = Encoder::new(version, Some(8)).encode_run(&like, &run, &ids, &mut together);
         assert!(too_small.is_err());
+    }
+}
+
+#[test]
+fn a_qos_1_twin_differs_in_its_packet_id_too() {
+    let like = |packet_id: u16, payload: &'static [u8]| {
+        encoded(
+            Version::V311,
+            &Packet::Publish(Publish {
+                payload: Bytes::from_static(payload),
+                ..publish("a/b", Qos::AtLeastOnce, packet_id)
+            }),
+        )
+    };
+    let mut decoder = Decoder::new(LIMITS);
+    decoder.next(&mut BytesMut::from(CONNECT_311)).unwrap().unwrap();
+    let mut buffer = BytesMut::from(&[like(1, b"one"), like(515, b"and two")].concat()[..]);
+    decoder.next(&mut buffer).unwrap().unwrap();
+    let twin = decoder.twin(&buffer).unwrap();
+    assert_eq!(
+        (twin.packet_id, &buffer[twin.payload.clone()]),
+        (Some(id(515)), &b"and two"[..])
+    );
+    assert_eq!(twin.payload.end, buffer.len());
+    // Packet id 0 is for the parser to refuse; a duplicate, and a length that ends within the head, are no twins.
+    let mut zero = like(515, b"and two");
+    zero[7..9].fill(0);
+    assert_eq!(decoder.twin(&BytesMut::from(&zero[..])), None);
+    let mut duplicate = like(515, b"and two");
+    duplicate[0] |= 0b1000;
+    assert_eq!(decoder.twin(&BytesMut::from(&duplicate[..])), None);
+    for cut in 0..7 {
+        let mut short = like(515, b"")[..2 + cut].to_vec();
+        short[1] = cut as u8;
+        assert_eq!(decoder.twin(&BytesMut::from(&short[..])), None, "{cut}");
+    }
+}
+
+#[test]
+fn a_plain_puback_is_read_as_any_other() {
+    for (version, connect) in [(Version::V311, CONNECT_311), (Version::V5, CONNECT_5)] {
+        let mut decoder = Decoder::new(LIMITS);
+        decoder.next(&mut BytesMut::from(connect)).unwrap().unwrap();
+        let mut buffer = BytesMut::from(&[0x40, 2, 1, 2, 0x40, 2, 0][..]);
+        let packet = decoder.next(&mut buffer).unwrap();
+        assert_eq!(packet, Some(Packet::Puback(Ack::new(id(0x0102), Reason::SUCCESS))));
+        assert_eq!(decoder.next(&mut buffer).unwrap(), None, "{version:?}: not whole");
+        buffer.extend_from_slice(&[0]);
+        assert!(decoder.next(&mut buffer).is_err(), "packet id 0");
     }
 }

@@ -3,6 +3,7 @@
 mod codec;
 mod connecting;
 mod crashes;
+mod passing;
 mod receiving;
 mod sending;
 mod world;

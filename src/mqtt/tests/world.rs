@@ -109,13 +109,21 @@ impl World {
     pub fn sent(&mut self) -> Vec<Packet> {
         let (sent, rest) = std::mem::take(&mut self.out)
             .into_iter()
-            .partition::<Vec<_>, _>(|action| matches!(action, Action::Send(_)));
+            .partition::<Vec<_>, _>(|action| matches!(action, Action::Send(_) | Action::SendRun(..)));
         self.out = rest;
-        let packet = |action| match action {
-            Action::Send(packet) => packet,
+        let packets = |action| match action {
+            Action::Send(packet) => vec![packet],
+            Action::SendRun(like, run, packet_ids) => {
+                let publish = |(at, frame): (usize, Frame)| Publish {
+                    packet_id: packet_ids.get(at).copied(),
+                    payload: frame.body,
+                    ..(*like).clone()
+                };
+                run.iter().enumerate().map(publish).map(Packet::Publish).collect()
+            }
             _ => unreachable!(),
         };
-        sent.into_iter().map(packet).collect()
+        sent.into_iter().flat_map(packets).collect()
     }
 
     /// What was published since the last question.

@@ -1,0 +1,71 @@
+//! Fan-outs on their way from a source shard to the shards of their targets.
+
+use std::sync::atomic::Ordering;
+
+use super::{Shards, Timestamp};
+use crate::{
+    delivery::{Copies, PassedRelay, Relay, WORKERS_MAX},
+    frame::{
+        Qos, ShardId,
+        record::{IdHash, MessageKey},
+    },
+    router::{
+        ask::{Ask, SharedAnswer},
+        workers::{Control, PASSED_RELAYS_MAX, PassedCopies},
+    },
+};
+
+impl Shards {
+    pub(super) fn relay(&self, source: ShardId, relay: Relay) {
+        let envelope = &relay.frame.envelope;
+        let copies = Copies {
+            source,
+            seq: relay.seq,
+            key: MessageKey::new(self.context.store.seed(), envelope.from(), envelope.id()),
+            id_hash: IdHash::new(envelope.id()),
+            frame: relay.frame,
+            targets: relay.targets,
+        };
+        let control = Control::Copies {
+            shard: relay.to,
+            copies: Box::new(copies),
+        };
+        self.context.workers.of(relay.to).control(control);
+    }
+
+    /// A fan-out of what is not kept goes once to each worker that has targets, this one among them.
+    pub(super) fn relay_passed(&self, source: ShardId, relay: PassedRelay<Ask>) {
+        let workers = &self.context.workers;
+        let PassedRelay { run, targets, answer } = relay;
+        let mut counts = [0; WORKERS_MAX];
+        for target in targets.iter() {
+            counts[workers.index_of(target.home_shard())] += 1;
+        }
+        let may_be_dropped = run.envelope().qos() == Qos::AtMostOnce;
+        let involved = counts.iter().filter(|count| **count > 0).count();
+        let answer = answer.map(|(ask, taken)| SharedAnswer::new(ask, self.accepted(source, &taken), involved));
+        let copies = PassedCopies { run, targets, answer };
+        for (handle, count) in workers.handles.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            if !may_be_dropped || handle.control.len() < PASSED_RELAYS_MAX {
+                handle.control(Control::PassedCopies(Box::new(copies.clone())));
+            } else {
+                let dropped = copies.run.frames() as u64 * count;
+                self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The targets of such a fan-out that live here get their copies.
+    pub(super) fn passed_copies(&mut self, copies: &PassedCopies, now: Timestamp) {
+        for target in copies.targets.iter() {
+            let shard = target.home_shard();
+            if self.context.workers.index_of(shard) == self.context.index {
+                let run = copies.run.clone();
+                self.pass(shard, |state, out, gate| {
+                    state.handle_passed_copy(run, target, now, out, gate);
+                });
+            }
+        }
+        copies.answer.iter().for_each(|answer| answer.done());
+    }
+}
