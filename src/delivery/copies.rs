@@ -13,7 +13,6 @@ use super::{
     output::{After, Out},
     queue::QueueKind,
     receipts::CopyKey,
-    settle::RejectedCopy,
     state::{Publish, Route, ShardState, Timer},
 };
 use crate::{
@@ -37,6 +36,15 @@ pub struct Copies {
     pub key: MessageKey,
     pub id_hash: IdHash,
     pub targets: Vec<Address>,
+}
+
+/// What becomes of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Taken,
+    /// It is here already, and its queue would take no more.
+    Known(Seq),
+    Rejected(Reason),
 }
 
 /// What of one source is under way here; there is none while everything that came is confirmed.
@@ -185,33 +193,31 @@ impl<A> ShardState<A> {
     }
 
     fn take_copy(&mut self, copies: &Copies, target: &Address, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
-        let rejected = |reason| RejectedCopy {
-            key: copies.key,
-            id_hash: copies.id_hash,
-            address: target.clone(),
-            reason,
-        };
-        let found = self.find_queue(target.hash64(), target.as_str());
-        let is_session = QueueKind::of(target) == QueueKind::DurableSession;
-        let is_known = || self.newest.get(&CopyKey::new(copies.key, target.hash64())).is_some();
-        match found {
-            None if is_session && is_known() => return,
-            None if is_session => return self.reject_copy(&rejected(Reason::Removed), now, out),
-            Some(ix) if self.full(ix, copies.frame.encoded_len()).is_some() => {
-                if !is_known() {
-                    self.reject_copy(&rejected(Reason::QueueFull), now, out);
-                }
-                return;
+        match self.fate_of_copy(copies.key, target, copies.frame.encoded_len()) {
+            Fate::Taken => {
+                let publish = Publish {
+                    frame: copies.frame.clone(),
+                    key: copies.key,
+                    id_hash: copies.id_hash,
+                    route: Route::Copy { queue: target.clone() },
+                    answer: None,
+                };
+                self.handle_publish(publish, now, out, gate);
             }
-            _ => {}
+            Fate::Known(_) => {}
+            Fate::Rejected(reason) => self.reject_copy((copies.key, copies.id_hash, target), reason, None, now, out),
         }
-        let publish = Publish {
-            frame: copies.frame.clone(),
-            key: copies.key,
-            id_hash: copies.id_hash,
-            route: Route::Copy { queue: target.clone() },
-            answer: None,
+    }
+
+    /// What becomes of a copy of so many bytes: its queue has no say in whether its source's message is accepted.
+    pub(super) fn fate_of_copy(&self, key: MessageKey, target: &Address, bytes: usize) -> Fate {
+        let is_session = QueueKind::of(target) == QueueKind::DurableSession;
+        let reason = match self.find_queue(target.hash64(), target.as_str()) {
+            None if is_session => Reason::Removed,
+            Some(ix) if self.full(ix, bytes).is_some() => Reason::QueueFull,
+            _ => return Fate::Taken,
         };
-        self.handle_publish(publish, now, out, gate);
+        let known = self.newest.get(&CopyKey::new(key, target.hash64()));
+        known.map_or(Fate::Rejected(reason), |seq| Fate::Known(*seq))
     }
 }

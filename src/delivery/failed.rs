@@ -30,9 +30,9 @@ impl<A> ShardState<A> {
                     answer
                 }
                 After::Duplicate { answer, .. } | After::SettledToo { answer, .. } => answer,
-                After::Rejected { seq } => {
+                After::Rejected { seq, answer } => {
                     self.undo_rejection(seq);
-                    None
+                    answer
                 }
                 After::Relayed { source, seq, copies } => {
                     self.copies_failed(source, seq, copies);

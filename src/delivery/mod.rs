@@ -22,6 +22,7 @@ mod recover;
 mod relay;
 mod settle;
 mod state;
+mod straight;
 mod timers;
 
 #[cfg(test)]
@@ -33,7 +34,8 @@ pub use credit::{Credit, LaneBounds, LaneRoom, WORKERS_MAX, WaitingWorkers, Work
 pub use hand_out::Gate;
 pub use message::{ConsumerId, Lease};
 pub use output::{
-    Acceptance, After, ByQos, Counts, GivenUp, HandOut, Load, Out, PassedOn, PassedRelay, Relay, Targets, Verdict,
+    Acceptance, After, ByQos, Counts, GivenUp, HandOut, Load, Out, PassedOn, PassedRelay, Relay, Straight, Targets,
+    Verdict,
 };
 pub use pass::Pass;
 pub use query::{Held, Listed};

@@ -6,6 +6,7 @@ use super::{
     copies::Copies,
     credit::{Credit, WaitingWorkers},
     message::{ConsumerId, Lease},
+    state::Publish,
 };
 use crate::frame::{
     Address, Frame, Run, Seq, ShardId,
@@ -83,6 +84,13 @@ pub struct PassedRelay<A> {
     pub answer: Option<(A, Acceptance)>,
 }
 
+/// A topic's message with one target, for the target's shard ([`super::ShardState::handle_straight`]). Nothing of it was kept yet.
+#[derive(Debug)]
+pub struct Straight<A> {
+    pub to: ShardId,
+    pub publish: Box<Publish<A>>,
+}
+
 /// A stored message to be read: its frame is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load(pub Seq);
@@ -127,6 +135,7 @@ pub struct Out<A> {
     pub loads: Vec<Load>,
     pub relays: Vec<Relay>,
     pub passed_relays: Vec<PassedRelay<A>>,
+    pub straight: Vec<Straight<A>>,
     /// Relays of another shard that are applied here: (source, its sequence).
     pub relayed: Vec<(ShardId, Seq)>,
     /// Sessions that got credit back, with the workers that wait for it.
@@ -147,6 +156,7 @@ impl<A> Default for Out<A> {
             loads: Vec::new(),
             relays: Vec::new(),
             passed_relays: Vec::new(),
+            straight: Vec::new(),
             relayed: Vec::new(),
             credited: Vec::new(),
             unattended: Vec::new(),
@@ -174,7 +184,7 @@ pub enum After<A> {
         copies: Box<Copies>,
     },
     /// A copy was rejected: its receipt, and nothing else, is in.
-    Rejected { seq: Seq },
+    Rejected { seq: Seq, answer: Option<A> },
     /// A dead letter was replayed.
     Replayed { seq: Seq, answer: Option<A> },
 }

@@ -64,7 +64,7 @@ impl<A> ShardState<A> {
                 let found = self.find_queue(*hash, run.envelope().to());
                 self.pass_on(found, run, now, out, gate)
             }
-            Route::Copy { queue } => {
+            Route::Copy { queue } | Route::Straight { target: queue, .. } => {
                 let found = self.find_queue(queue.hash64(), queue.as_str());
                 self.pass_on(found, run, now, out, gate)
             }

@@ -237,6 +237,7 @@ impl<A> ShardState<A> {
         self.next_settle = settle_no.next();
         match stored {
             Stored::Yes | Stored::Committing => {
+                self.expect_ops();
                 self.ops.push(Op::Settle {
                     settle_no,
                     receipt,
@@ -307,7 +308,7 @@ impl<A> ShardState<A> {
                     let verdict = if is_settled { Verdict::Settled } else { Verdict::Failed };
                     out.answers.extend(answer.map(|answer| (answer, verdict)));
                 }
-                After::Rejected { .. } => {}
+                After::Rejected { seq, answer } => self.answer_accepted(seq, answer, out),
                 After::Relayed { source, seq, .. } => self.copies_committed(source, seq, out),
                 After::Replayed { seq, answer } => {
                     self.replayed(seq);
@@ -358,34 +359,41 @@ impl<A> ShardState<A> {
     }
 
     /// A copy that its queue has no room for, or whose queue is gone: a receipt says so, and nothing else is kept of it.
-    pub(super) fn reject_copy(&mut self, copy: &RejectedCopy, now: Timestamp, out: &mut Out<A>) {
+    pub(super) fn reject_copy(
+        &mut self,
+        (key, id_hash, address): (MessageKey, IdHash, &Address),
+        reason: Reason,
+        answer: Option<A>,
+        now: Timestamp,
+        out: &mut Out<A>,
+    ) {
         out.counts.rejected += 1;
         let seq = self.next_seq;
         self.next_seq = seq.next();
         let settle_no = self.next_settle;
         self.next_settle = settle_no.next();
         let receipt = Receipt {
-            key: copy.key,
-            address: copy.address.hash64(),
-            id_hash: copy.id_hash,
+            key,
+            address: address.hash64(),
+            id_hash,
             seq,
             status: Status::Rejected,
-            reason: copy.reason,
+            reason,
             attempts: 0,
             recipients: 1,
             accepted_at: now,
             sent_at: Timestamp::NEVER,
             settled_at: now,
         };
-        self.newest.insert(CopyKey::new(copy.key, receipt.address), seq);
-        self.by_id.insert((copy.id_hash, seq));
+        self.newest.insert(CopyKey::new(key, receipt.address), seq);
+        self.by_id.insert((id_hash, seq));
         self.ops.push(Op::Settle {
             settle_no,
             receipt,
             keep: Keep::Nothing,
         });
         self.receipts.push(settle_no, receipt);
-        self.after.push(After::Rejected { seq });
+        self.after.push(After::Rejected { seq, answer });
     }
 
     /// Ends every message of a queue: its agent, group or session is gone.
@@ -408,13 +416,6 @@ impl<A> ShardState<A> {
         let kept: Vec<Seq> = queue.dead_letters.iter().chain(&queue.history).copied().collect();
         kept.into_iter().for_each(|seq| self.forget_kept(seq));
     }
-}
-
-pub(super) struct RejectedCopy {
-    pub key: MessageKey,
-    pub id_hash: IdHash,
-    pub address: Address,
-    pub reason: Reason,
 }
 
 enum Holding {

@@ -42,6 +42,9 @@ pub struct Publish<A> {
     pub answer: Option<A>,
 }
 
+/// Places that are set aside for a commit at most: what a full window of several senders brings. One takes about 400 bytes.
+const EXPECTED_MAX: usize = 512;
+
 /// Where in its shard a message goes.
 #[derive(Clone, Debug)]
 pub enum Route {
@@ -59,6 +62,23 @@ pub enum Route {
         targets: Targets,
         retention: Duration,
     },
+    /// To the one queue behind a topic: straight to its shard where nothing of the topic is under way, else as a fan-out.
+    Straight { hash: u64, target: Address },
+}
+
+impl Route {
+    /// By way of the outbox, where it would go straight.
+    #[must_use]
+    pub fn by_outbox(self) -> Self {
+        match self {
+            Self::Straight { hash, target } => Self::FanOut {
+                hash,
+                targets: Arc::from([target]),
+                retention: Duration::ZERO,
+            },
+            route => route,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +127,8 @@ pub struct ShardState<A> {
     pub(super) next_lease: u64,
     pub(super) ops: Vec<Op>,
     pub(super) after: Vec<After<A>>,
+    /// How many of both the last commit had: as many places are set aside for the next one at once.
+    expected: usize,
     /// Replays under way: the new message to its dead letter.
     pub(super) replaying: HashMap<Seq, Seq>,
     /// The last time that a pump or a timer ran.
@@ -147,6 +169,7 @@ impl<A> ShardState<A> {
             next_lease: Seq::first_of(epoch).raw(),
             ops: Vec::new(),
             after: Vec::new(),
+            expected: 0,
             replaying: HashMap::new(),
             latest: Timestamp::NEVER,
             body_budget: u64::MAX,
@@ -159,7 +182,16 @@ impl<A> ShardState<A> {
     /// The operations since the last call, and what follows once they are committed.
     pub fn take_commit(&mut self) -> (Vec<Op>, Vec<After<A>>) {
         (self.copied_bytes, self.commit_no) = (0, self.commit_no + 1);
+        self.expected = self.ops.len().min(EXPECTED_MAX);
         (std::mem::take(&mut self.ops), std::mem::take(&mut self.after))
+    }
+
+    /// Sets places aside for a commit like the last one: growing step by step would move each operation twice.
+    pub(super) fn expect_ops(&mut self) {
+        if self.ops.capacity() == 0 {
+            self.ops.reserve_exact(self.expected);
+            self.after.reserve_exact(self.expected);
+        }
     }
 
     /// True where [`ShardState::take_commit`] has something.
@@ -171,6 +203,9 @@ impl<A> ShardState<A> {
     /// ([`ShardState::handle_pass`]).
     pub fn handle_publish(&mut self, publish: Publish<A>, now: Timestamp, out: &mut Out<A>, gate: &Gate<'_>) {
         debug_assert!(publish.frame.envelope.qos().is_durable(), "QoS 0 is passed on");
+        if matches!(publish.route, Route::Straight { .. }) {
+            return self.send_straight(publish, now, out, gate);
+        }
         let Some(queue_ix) = self.queue_of(&publish) else {
             out.answers
                 .extend(publish.answer.map(|answer| (answer, Verdict::Unknown)));
@@ -207,6 +242,7 @@ impl<A> ShardState<A> {
         }
         match stored {
             Stored::Yes | Stored::Committing => {
+                self.expect_ops();
                 let (key, id_hash, frame) = (publish.key, publish.id_hash, publish.frame);
                 self.ops.push(Op::Enqueue(Enqueue {
                     seq,
@@ -237,7 +273,7 @@ impl<A> ShardState<A> {
         let (envelope, stamp) = (&publish.frame.envelope, &publish.frame.stamp);
         let targets = match &publish.route {
             Route::FanOut { targets, .. } => Some(targets.clone()),
-            Route::Envelope { .. } | Route::Copy { .. } => None,
+            Route::Envelope { .. } | Route::Copy { .. } | Route::Straight { .. } => None,
         };
         let ephemeral = self.queue(queue).kind == QueueKind::Ephemeral;
         Message {
@@ -286,7 +322,7 @@ impl<A> ShardState<A> {
         }
     }
 
-    fn answer_duplicate(&mut self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
+    pub(super) fn answer_duplicate(&mut self, seq: Seq, answer: Option<A>, out: &mut Out<A>) {
         out.counts.duplicates += 1;
         match self.messages.get(&seq).map(|message| message.stored) {
             Some(Stored::Committing) => self.after.push(After::Duplicate { seq, answer }),
@@ -352,7 +388,9 @@ impl<A> ShardState<A> {
         let (hash, text, kind) = match &publish.route {
             Route::Copy { queue } => (queue.hash64(), queue.as_str(), QueueKind::of(queue)),
             Route::Envelope { hash, kind, .. } => (*hash, publish.frame.envelope.to(), *kind),
-            Route::FanOut { hash, .. } => (*hash, publish.frame.envelope.to(), QueueKind::FanOut),
+            Route::FanOut { hash, .. } | Route::Straight { hash, .. } => {
+                (*hash, publish.frame.envelope.to(), QueueKind::FanOut)
+            }
         };
         let is_session = matches!(kind, QueueKind::Ephemeral | QueueKind::DurableSession);
         let ix = match self.find_queue(hash, text) {
@@ -362,7 +400,7 @@ impl<A> ShardState<A> {
         };
         let queue = self.queue_mut(ix);
         match publish.route {
-            Route::Copy { .. } => {}
+            Route::Copy { .. } | Route::Straight { .. } => {}
             Route::Envelope { retention, .. } | Route::FanOut { retention, .. } => {
                 queue.retention = retention;
                 // A group may have changed its mode, and a restart knows no modes.

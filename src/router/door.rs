@@ -262,13 +262,16 @@ impl Fabric {
             retention,
         };
         let (lasting, passing) = targets.split_at(targets.len() - passing);
-        let kept = match lasting {
-            [] => Vec::new(),
-            _ => {
-                let route = part(lasting);
-                run.iter().map(|frame| self.kept(frame, shard, route.clone())).collect()
-            }
+        let route = match lasting {
+            [] => None,
+            [target] => Some(Route::Straight {
+                hash,
+                target: target.clone(),
+            }),
+            _ => Some(part(lasting)),
         };
+        let keep = |route: Route| run.iter().map(move |frame| self.kept(frame, shard, route.clone()));
+        let kept: Vec<_> = route.map(keep).into_iter().flatten().collect();
         // Also where nobody is there at all: nothing is kept for nobody.
         let passed = (kept.is_empty() || !passing.is_empty()).then(|| self.passed(run, shard, part(passing)));
         Ok(Split { passed, kept })

@@ -7,7 +7,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -484,6 +484,7 @@ fn new_workers(config: &Config) -> (Arc<Workers>, Vec<queue::Receiver<Command>>)
                 control: Arc::new(SegQueue::new()),
                 thread: OnceLock::new(),
                 counters: Arc::default(),
+                straight_bytes: AtomicUsize::new(0),
                 median_us: AtomicU64::new(0),
             };
             (Arc::new(handle), receiver)

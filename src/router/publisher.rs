@@ -157,18 +157,19 @@ impl Publisher {
                 Ok(Split { passed, kept }) => {
                     // Where some of it is kept, that is what is answered.
                     let answers = if kept.is_empty() { answers } else { 0 };
-                    passed
-                        .into_iter()
-                        .for_each(|passed| self.gather(Some(first), answers, passed));
-                    return (first..)
-                        .zip(kept)
-                        .for_each(|(tag, kept)| self.gather(Some(tag), 1, kept));
+                    let passed = passed.into_iter();
+                    passed.for_each(|passed| self.gather(Some(first), answers, passed, 0));
+                    let mut following = kept.len();
+                    return (first..).zip(kept).for_each(|(tag, kept)| {
+                        following -= 1;
+                        self.gather(Some(tag), 1, kept, following);
+                    });
                 }
                 Err(error) => Err(error),
             },
         };
         match (admitted, tag) {
-            (Ok(admitted), tag) => self.gather(tag, answers, admitted),
+            (Ok(admitted), tag) => self.gather(tag, answers, admitted, 0),
             (Err(error), Some(tag)) => self.sink.push_all(tag, answers, Err(error)),
             (Err(_), None) => {}
         }
@@ -181,8 +182,9 @@ impl Publisher {
         }
     }
 
-    /// `answers`: how many messages it answers, under the tag and those that follow it.
-    fn gather(&mut self, tag: Option<Tag>, answers: u32, admitted: Admitted) {
+    /// `answers`: how many messages it answers, under the tag and those that follow it. `following`: how many others of the same kind
+    /// come next.
+    fn gather(&mut self, tag: Option<Tag>, answers: u32, admitted: Admitted, following: usize) {
         let Admitted {
             worker,
             priority,
@@ -204,7 +206,7 @@ impl Publisher {
             Some(together) => together.push(inbound),
             None => {
                 // Most batches go to one place whole.
-                let mut together = Vec::with_capacity((self.work.taken.len() + 1).min(COMMAND_FRAMES_MAX));
+                let mut together = Vec::with_capacity((self.work.taken.len() + 1 + following).min(COMMAND_FRAMES_MAX));
                 together.push(inbound);
                 gathered.push_back(Gathered {
                     worker,

@@ -111,6 +111,8 @@ pub(super) struct Shards {
     receipts_max: usize,
     /// The node's bound on its index of stored messages is met: further ones are refused until some are settled.
     index_is_full: bool,
+    /// Bytes that came straight and are in no commit yet.
+    straight_bytes: usize,
     pub passed: PassedRing,
     stopping: bool,
 }
@@ -156,6 +158,7 @@ impl Shards {
             controls_ahead: 0,
             receipts_max,
             index_is_full: false,
+            straight_bytes: 0,
             stopping: false,
         };
         // What was under way before a restart goes on at once: fan-outs that were not marked done.
@@ -285,13 +288,14 @@ impl Shards {
         }
     }
 
-    fn keep(&mut self, shard: ShardId, publish: Publish<Ask>, now: Timestamp) {
+    fn keep(&mut self, shard: ShardId, mut publish: Publish<Ask>, now: Timestamp) {
         if self.index_is_full {
             self.counters.refused_full.fetch_add(1, Ordering::Relaxed);
             let (what, retry_after) = ("index_bytes_max", FULL_RETRY_AFTER);
             let answer = publish.answer.into_iter();
             return answer.for_each(|ask| ask.fail(FabricError::Overloaded { what, retry_after }));
         }
+        self.choose_way(&mut publish);
         let envelope = publish.answer.is_some().then(|| publish.frame.envelope.clone());
         self.run_shard(self.local(shard), |state, out, gate| {
             state.handle_publish(publish, now, out, gate);
@@ -352,6 +356,7 @@ impl Shards {
                     state.handle_copies(*copies, now, out, gate)
                 });
             }
+            Control::Straight(messages) => self.straight(messages, now),
             Control::PassedCopies(copies) => self.passed_copies(&copies, now),
             Control::RelayDone { shard, seq } => {
                 self.run_shard(self.local(shard), |state, out, _| {
@@ -491,6 +496,7 @@ impl Shards {
         for at in 0..self.active.len() {
             self.run_shard(self.active[at], |state, out, gate| state.pump(now, out, gate));
         }
+        self.send_straight();
         self.commit(now);
         self.hand_out(now);
     }
@@ -499,6 +505,8 @@ impl Shards {
         if self.in_flight.len() >= COMMITS_MAX {
             return;
         }
+        let straight_bytes = std::mem::take(&mut self.straight_bytes);
+        self.handle.straight_bytes.fetch_sub(straight_bytes, Ordering::Relaxed);
         let (mut commits, mut followed) = (Vec::new(), Vec::new());
         for local in std::mem::take(&mut self.active) {
             self.shards[local].is_active = false;

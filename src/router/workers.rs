@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
     },
     thread::Thread,
 };
@@ -23,7 +23,7 @@ use super::{
     worker::Shards,
 };
 use crate::{
-    delivery::{Copies, Lease, Nack, Pass, Publish, QueueKind, Targets},
+    delivery::{Copies, Lease, Nack, Pass, Publish, QueueKind, Straight, Targets},
     frame::{Address, AgentId, Envelope, Frame, Priority, Run, Seq, ShardId},
     queue::{self, BatchError, PushError, Weigh},
 };
@@ -31,6 +31,10 @@ use crate::{
 /// Control messages that wait for a worker before copies of QoS 0 fan-outs are dropped: what one worker may owe another. Those of QoS 1 are
 /// bounded by what their senders may have unanswered.
 pub(super) const PASSED_RELAYS_MAX: usize = 4_096;
+
+/// Bytes of topics' messages that go straight to a worker and are in no commit yet, beyond which further ones go by their topic's
+/// outbox. Together with what else a step commits they fit into a segment of the store's log.
+pub(super) const STRAIGHT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What comes through a worker's inbox: bounded, by priority.
 #[derive(Debug)]
@@ -174,6 +178,8 @@ pub(super) enum Control {
         copies: Box<Copies>,
     },
     PassedCopies(Box<PassedCopies>),
+    /// Topics' messages that go straight to their one target; bounded by [`STRAIGHT_BYTES_MAX`].
+    Straight(Vec<Straight<Ask>>),
     RelayDone {
         shard: ShardId,
         seq: Seq,
@@ -215,6 +221,8 @@ pub(super) struct WorkerHandle {
     pub control: Arc<SegQueue<Control>>,
     pub thread: OnceLock<Thread>,
     pub counters: Arc<WorkerCounters>,
+    /// Bytes on their way here as [`Control::Straight`], up to the commit that they stand in.
+    pub straight_bytes: AtomicUsize,
     /// Median from acceptance to hand-out, in microseconds; 0: nothing measured yet.
     pub median_us: AtomicU64,
 }

@@ -17,5 +17,6 @@ mod recovery;
 mod relaying;
 mod settling;
 mod store;
+mod straight;
 mod time;
 mod world;

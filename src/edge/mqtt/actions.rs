@@ -148,8 +148,8 @@ impl Connection {
                 }
             }
         }
-        // The vector is kept while there is more to do.
-        if self.actions.is_empty() && actions.capacity() <= 64 {
+        // Its room is used again while there is more to do.
+        if self.actions.is_empty() {
             self.actions = actions;
         }
         self.publish_batch().await;
@@ -294,7 +294,9 @@ impl Connection {
             }
         }
         let sending = match (frame.envelope.qos(), ticket) {
-            (Qos::AtLeastOnce, Some(ticket)) => Sending::KeepOrPass(ticket.0, Run::one(frame)),
+            (Qos::AtLeastOnce, Some(ticket)) if !self.machine.names_messages() => {
+                Sending::KeepOrPass(ticket.0, Run::one(frame))
+            }
             (_, ticket) => Sending::one(ticket.map_or(0, |ticket| ticket.0), frame, ticket.is_some()),
         };
         attached.push(&self.edge.door.fabric, sending);
@@ -302,11 +304,15 @@ impl Connection {
 
     fn publish_run(&mut self, ticket: Option<Ticket>, run: Run) {
         let Some(attached) = &mut self.attached else { return };
-        let sending = match ticket {
-            Some(ticket) => Sending::KeepOrPass(ticket.0, run),
-            None => Sending::Pass(None, run),
-        };
-        attached.push(&self.edge.door.fabric, sending);
+        let fabric = &self.edge.door.fabric;
+        match ticket {
+            None => attached.push(fabric, Sending::Pass(None, run)),
+            Some(ticket) if self.machine.names_messages() => {
+                let tagged = (ticket.0..).zip(run.iter());
+                tagged.for_each(|(tag, frame)| attached.push(fabric, Sending::Keep(tag, frame)));
+            }
+            Some(ticket) => attached.push(fabric, Sending::KeepOrPass(ticket.0, run)),
+        }
     }
 
     async fn publish_batch(&mut self) {

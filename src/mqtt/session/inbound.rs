@@ -263,14 +263,20 @@ impl Session {
     fn frame_of(&mut self, publish: &Publish, kept: Option<&str>) -> Result<Frame, Reason> {
         let (agent, minted) = self.sender();
         let message_id = kept.unwrap_or(&minted);
-        to_frame(
-            publish,
-            Sender {
-                agent: &agent,
-                message_id,
-                expiry_max: self.config.message_expiry_max,
-            },
-        )
+        let sender = Sender {
+            agent: &agent,
+            message_id,
+            expiry_max: self.config.message_expiry_max,
+        };
+        let frame = to_frame(publish, sender)?;
+        self.names_messages |= frame.envelope.id() != message_id;
+        Ok(frame)
+    }
+
+    /// True once the client gave a message an id of its own, by which a repetition is known: then all of its messages are to be kept, so
+    /// that none overtakes one of those.
+    pub fn names_messages(&self) -> bool {
+        self.names_messages
     }
 
     /// A fresh message id. They all have one length, as those of a run must.

@@ -315,6 +315,7 @@ pub struct Session {
     /// The last id of a run.
     id_text: String,
     next_message: u64,
+    names_messages: bool,
     next_ticket: u64,
     asked: HashMap<Ticket, Asked>,
     keep_alive: Option<Duration>,
@@ -346,6 +347,7 @@ impl Session {
             own_prefix_bytes: 0,
             id_text: String::new(),
             next_message: 0,
+            names_messages: false,
             next_ticket: 0,
             asked: HashMap::new(),
             keep_alive: None,

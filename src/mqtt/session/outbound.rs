@@ -1,9 +1,6 @@
 //! What is sent to the client: which subscriptions it is for, windows, packet ids, and the handshakes of QoS 1 and 2 as their sender.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    num::NonZeroU16,
-};
+use std::{collections::VecDeque, num::NonZeroU16};
 
 use bytes::Bytes;
 
@@ -24,6 +21,10 @@ use crate::{
     },
     time::Timestamp,
 };
+
+/// Keys are the node's own numbers: nobody chooses them to collide.
+type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+type HashSet<K> = std::collections::HashSet<K, foldhash::fast::RandomState>;
 
 /// What an alias adds to a packet, at most, in bytes: the property, and a longer length of the properties.
 const ALIAS_BYTES: usize = 3 + 1;
@@ -80,7 +81,7 @@ struct Prepared {
 pub(super) struct Outbound {
     window: usize,
     waiting_max: usize,
-    flights: BTreeMap<u16, Flight>,
+    flights: HashMap<u16, Flight>,
     /// Ids of QoS 1 messages that no queue keeps: sent, not acknowledged.
     passing: HashSet<u16>,
     /// Ids of messages whose place in a queue is known.
@@ -101,12 +102,12 @@ impl Outbound {
         Self {
             window: usize::from(window),
             waiting_max,
-            flights: BTreeMap::new(),
-            passing: HashSet::new(),
-            places: HashMap::new(),
+            flights: HashMap::default(),
+            passing: HashSet::default(),
+            places: HashMap::default(),
             in_window: 0,
             last_id: 0,
-            unsettled: HashSet::new(),
+            unsettled: HashSet::default(),
             released: Vec::new(),
             waiting: VecDeque::new(),
             waiting_messages: 0,
@@ -161,7 +162,9 @@ impl Outbound {
             .flights
             .iter()
             .filter(|(_, flight)| flight.qos == Qos::AtLeastOnce && flight.in_window);
-        sent.filter_map(|(id, flight)| Some((*id, flight.place?))).collect()
+        let mut left: Vec<_> = sent.filter_map(|(id, flight)| Some((*id, flight.place?))).collect();
+        left.sort_unstable_by_key(|(id, _)| *id);
+        left
     }
 
     /// What was handed out and is not settled.

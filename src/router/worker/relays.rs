@@ -4,18 +4,63 @@ use std::sync::atomic::Ordering;
 
 use super::{Shards, Timestamp};
 use crate::{
-    delivery::{Copies, PassedRelay, Relay, WORKERS_MAX},
+    delivery::{Copies, PassedRelay, Publish, Relay, Route, Straight, WORKERS_MAX},
     frame::{
         Qos, ShardId,
         record::{IdHash, MessageKey},
     },
     router::{
         ask::{Ask, SharedAnswer},
-        workers::{Control, PASSED_RELAYS_MAX, PassedCopies},
+        workers::{Control, PASSED_RELAYS_MAX, PassedCopies, STRAIGHT_BYTES_MAX},
     },
 };
 
 impl Shards {
+    /// A topic's message may go straight while the target's worker is not behind with such.
+    pub(super) fn choose_way(&self, publish: &mut Publish<Ask>) {
+        if let Route::Straight { target, .. } = &publish.route {
+            let under_way = &self.context.workers.of(target.home_shard()).straight_bytes;
+            if under_way.load(Ordering::Relaxed) + publish.frame.encoded_len() > STRAIGHT_BYTES_MAX {
+                publish.route = publish.route.clone().by_outbox();
+            }
+        }
+    }
+
+    /// Sends what goes straight, to each worker together.
+    pub(super) fn send_straight(&mut self) {
+        if self.out.straight.is_empty() {
+            return;
+        }
+        let workers = &self.context.workers;
+        let mut together: Vec<Vec<Straight<Ask>>> = workers.handles.iter().map(|_| Vec::new()).collect();
+        for straight in self.out.straight.drain(..) {
+            together[workers.index_of(straight.to)].push(straight);
+        }
+        for (handle, messages) in workers
+            .handles
+            .iter()
+            .zip(together)
+            .filter(|(_, messages)| !messages.is_empty())
+        {
+            let bytes = messages
+                .iter()
+                .map(|straight| straight.publish.frame.encoded_len())
+                .sum();
+            handle.straight_bytes.fetch_add(bytes, Ordering::Relaxed);
+            handle.control(Control::Straight(messages));
+        }
+    }
+
+    /// Messages of topics whose one target lives here.
+    pub(super) fn straight(&mut self, messages: Vec<Straight<Ask>>, now: Timestamp) {
+        for Straight { to, publish } in messages {
+            self.straight_bytes += publish.frame.encoded_len();
+            self.run_shard(self.local(to), |state, out, gate| {
+                state.handle_straight(*publish, now, out, gate);
+            });
+        }
+    }
+
     pub(super) fn relay(&self, source: ShardId, relay: Relay) {
         let envelope = &relay.frame.envelope;
         let copies = Copies {
