@@ -35,6 +35,11 @@ use crate::{
 /// Retained messages that are looked up at once, and that may wait for a client's window.
 const RETAINED_AT_ONCE: usize = 64;
 
+/// Room for actions, in actions, that greetings, pings and subscriptions need and a connection that does no more gives up; and the most
+/// that one keeps.
+const IDLE_ACTIONS_MAX: usize = 4;
+const KEPT_ACTIONS_MAX: usize = 64;
+
 /// What a connection has once its client is known.
 pub(super) struct Attached {
     /// The receiver is dropped first: whoever takes the session over finds the queue free.
@@ -148,8 +153,8 @@ impl Connection {
                 }
             }
         }
-        // The vector is kept while there is more to do.
-        if self.actions.is_empty() && actions.capacity() <= 64 {
+        // The vector of a busy connection is kept, unless it has grown large; an idle one owns none.
+        if self.actions.is_empty() && (IDLE_ACTIONS_MAX + 1..=KEPT_ACTIONS_MAX).contains(&actions.capacity()) {
             self.actions = actions;
         }
         self.publish_batch().await;
