@@ -76,6 +76,7 @@ pub(super) struct Grant {
     pub retain_as_published: bool,
 }
 
+/// Boxed where it is kept: a map has room for eleven at once, and most sessions have one or two.
 #[derive(Clone, Debug)]
 struct Entry {
     /// `None` for the inbox.
@@ -85,7 +86,7 @@ struct Entry {
 
 /// A session's subscriptions, each filter once [MQTT-3.8.4-3].
 #[derive(Clone, Debug, Default)]
-pub struct Subscriptions(BTreeMap<String, Entry>);
+pub struct Subscriptions(BTreeMap<String, Box<Entry>>);
 
 impl Subscriptions {
     /// From what was kept; what is no filter any more is left out.
@@ -101,7 +102,7 @@ impl Subscriptions {
 
     /// Adds one, and gives back the one that it replaces.
     pub(super) fn insert(&mut self, filter: Option<TopicFilter>, subscription: Subscription) -> Option<Subscription> {
-        let entry = Entry { filter, subscription };
+        let entry = Box::new(Entry { filter, subscription });
         let earlier = self.0.insert(entry.subscription.text.clone(), entry);
         earlier.map(|entry| entry.subscription)
     }
@@ -143,7 +144,7 @@ impl Subscriptions {
             return self.0.get(INBOX_FILTER).map(|entry| grant_of(&entry.subscription));
         }
         let name = TopicName::new(topic).ok()?;
-        let matches = |entry: &&Entry| {
+        let matches = |entry: &&Box<Entry>| {
             let filter = entry.filter.as_ref();
             filter.is_some_and(|filter| filter.share().is_none() && filter.matches(&name))
                 && !(entry.subscription.no_local && origin == Origin::Own)

@@ -58,10 +58,9 @@ thread_local! {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve(edge: Arc<Edge>, stream: Stream, peer: SocketAddr, pass: Pass) {
-    // Boxed: the task's own future is then a pointer, whatever it is wrapped into.
-    Box::pin(Connection::new(edge, stream, peer).run()).await;
-    drop(pass);
+pub(super) fn serve(edge: Arc<Edge>, stream: Stream, peer: SocketAddr, pass: Pass) -> impl Future<Output = ()> + Send {
+    // Boxed before it runs: a future keeps what it is given beside what it makes of it, and would hold every connection twice.
+    Box::new(Connection::new(edge, stream, peer, pass)).run()
 }
 
 /// What woke the connection.
@@ -102,10 +101,12 @@ pub(super) struct Connection {
     pub is_closing: bool,
     pub sys: Option<watch::Receiver<Round>>,
     timer: Option<(Timestamp, Pin<Box<Sleep>>)>,
+    /// Given back last.
+    _pass: Pass,
 }
 
 impl Connection {
-    fn new(edge: Arc<Edge>, stream: Stream, peer: SocketAddr) -> Self {
+    fn new(edge: Arc<Edge>, stream: Stream, peer: SocketAddr, pass: Pass) -> Self {
         let limits = Limits {
             packet_bytes_max: edge.door.fabric.config().message_bytes_max + FIELDS_BYTES_MAX,
         };
@@ -129,10 +130,11 @@ impl Connection {
             timer: None,
             peer,
             edge,
+            _pass: pass,
         }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         while !self.is_closing {
             let event = self.event().await;
             // Boxed: what it needs is needed once a wake-up, and would be there in every idle connection.
@@ -148,7 +150,7 @@ impl Connection {
     }
 
     /// The last packets: written, and waited for until the client has them.
-    async fn part(mut self) {
+    async fn part(mut self: Box<Self>) {
         drop(self.attached.take());
         let Wire { stream, output, .. } = &mut self.wire;
         let bytes = output.len();
@@ -488,5 +490,11 @@ mod tests {
     fn an_idle_connection_is_small() {
         let (whole, machine) = (size_of::<Connection>(), size_of::<Session>());
         assert!(whole < 1_600, "{whole} bytes, {machine} of them the machine");
+        let task = of_future(serve);
+        assert!(task < 700, "{task} bytes");
+    }
+
+    fn of_future<F>(_: fn(Arc<Edge>, Stream, SocketAddr, Pass) -> F) -> usize {
+        size_of::<F>()
     }
 }

@@ -613,6 +613,10 @@ impl Session {
     }
 
     fn go_on(&mut self, then: Then, out: &mut Vec<Action>) {
+        if matches!(then, Then::Connack(_) | Then::Suback(..)) {
+            // Many clients ask for nothing more, and a table that was used once keeps its room.
+            self.asked.shrink_to_fit();
+        }
         match then {
             Then::Connack(connack) => self.greet(*connack, out),
             Then::Publish(ticket, frame, retain) => out.push(Action::Publish {

@@ -35,7 +35,8 @@ pub enum Work {
     Qos0,
     /// At least once, both sides, in sessions that end with their connection.
     Qos1,
-    /// The same to sessions that stay, and on stable storage before the publisher has its answer.
+    /// The same to sessions that outlive their connection, so that every message is on stable storage before the publisher has its
+    /// answer: what goes to a session that ends with its connection need not be written.
     Qos1Durable,
 }
 
@@ -62,8 +63,8 @@ pub const fn name(broker: Broker, work: Work, pairs: Pairs) -> &'static str {
         (B::Weft, W::Qos0, P::Four) => "weft MQTT QoS 0, 4 pairs",
         (B::Weft, W::Qos1, P::One) => "weft MQTT QoS 1 in memory",
         (B::Weft, W::Qos1, P::Four) => "weft MQTT QoS 1 in memory, 4 pairs",
-        (B::Weft, W::Qos1Durable, P::One) => "weft MQTT QoS 1 with fsync",
-        (B::Weft, W::Qos1Durable, P::Four) => "weft MQTT QoS 1 with fsync, 4 pairs",
+        (B::Weft, W::Qos1Durable, P::One) => "weft MQTT QoS 1 kept with fsync",
+        (B::Weft, W::Qos1Durable, P::Four) => "weft MQTT QoS 1 kept with fsync, 4 pairs",
         (B::Rumqttd, W::Qos0, P::One) => "rumqttd QoS 0, 1 pair",
         (B::Rumqttd, W::Qos0, P::Four) => "rumqttd QoS 0, 4 pairs",
         (B::Rumqttd, _, P::One) => "rumqttd QoS 1",
