@@ -89,6 +89,7 @@ impl Fabric {
         let (unattended_sender, unattended) = flume::bounded(UNATTENDED_MAX);
         let (workers, inboxes) = new_workers(&config);
         let images = load_shards(&*store).await?;
+        let subscriptions = super::subscriptions::load_subscriptions(&*store).await?;
         let limits = Arc::new(limits(&config));
         let mut threads = Vec::new();
         let mut images_of: Vec<Vec<(ShardId, Fence, ShardImage)>> = inboxes.iter().map(|_| Vec::new()).collect();
@@ -105,7 +106,11 @@ impl Fabric {
                 config: config.clone(),
                 unattended: unattended_sender.clone(),
             };
-            threads.push(spawn_worker(context, limits.clone(), images, inbox)?);
+            // Open before anything is relayed: a copy whose session's queue is not there is rejected.
+            let lives_here = |queue: &&Address| workers.index_of(queue.home_shard()) == index;
+            let durable = subscriptions.iter().map(|(queue, _)| queue).filter(lives_here);
+            let durable = durable.cloned().collect();
+            threads.push(spawn_worker(context, limits.clone(), images, durable, inbox)?);
         }
         let records = super::records::Recorder::start(store.clone());
         let retained = super::retained::Retained::load(&*store).await?;
@@ -128,7 +133,7 @@ impl Fabric {
             scans: Mutex::new(ScanBudget { second: 0, left: 0 }),
         };
         let fabric = Self(Arc::new(inner));
-        fabric.restore_subscriptions().await?;
+        fabric.restore_subscriptions(subscriptions)?;
         tokio::spawn(sweep(Arc::downgrade(&fabric.0)));
         Ok(fabric)
     }
@@ -497,6 +502,7 @@ fn spawn_worker(
     context: WorkerContext,
     limits: Arc<Limits>,
     images: Vec<(ShardId, Fence, ShardImage)>,
+    durable: Vec<Address>,
     inbox: queue::Receiver<Command>,
 ) -> Result<JoinHandle<()>, FabricError> {
     let (index, handle) = (context.index, context.workers.handles[context.index].clone());
@@ -504,7 +510,7 @@ fn spawn_worker(
         .name(format!("weft-shards-{index}"))
         .spawn({
             let handle = handle.clone();
-            move || Runner::new(Shards::new(context, &limits, images), inbox).run(&handle)
+            move || Runner::new(Shards::new(context, &limits, images, &durable), inbox).run(&handle)
         })
         .map_err(|error| FabricError::StoreFailed {
             what: format!("cannot start a shard worker: {error}"),

@@ -15,7 +15,7 @@ use super::{
     error::FabricError,
     fabric::{Fabric, decode_filters},
     handle::SessionHandle,
-    port::{Action, RecordOp, Table},
+    port::{Action, RecordOp, Store, Table},
     session::{Holdings, SessionCore},
     surface::Principal,
     topics::Subscriber,
@@ -237,15 +237,11 @@ impl Fabric {
         removed.await.map_err(|_| FabricError::Draining)
     }
 
-    /// At start: durable queues take copies again before anyone attaches.
-    pub(super) async fn restore_subscriptions(&self) -> Result<(), FabricError> {
-        for (key, value) in self.0.store.scan_records(Table::Subscriptions).await? {
-            let filters = decode_filters(&key, &value)?;
-            let what = || format!("the stored subscriptions of {key:?} are not those of a session");
-            let queue: Address = key.parse().map_err(|_| FabricError::StoreFailed { what: what() })?;
+    /// At start: durable queues, which their shards have open already, get what is published.
+    pub(super) fn restore_subscriptions(&self, loaded: Vec<(Address, Vec<TopicFilter>)>) -> Result<(), FabricError> {
+        for (queue, filters) in loaded {
             let agent = agent_of(&queue)?;
             self.know(agent.as_str(), "agent_id", time::now())?;
-            self.open_durable(&queue);
             unshared(&filters).for_each(|filter| self.0.directory.topics.insert(filter, &queue));
             self.0.durable_queues.put(agent, queue, filters);
         }
@@ -367,6 +363,19 @@ impl Fabric {
             self.add_subscription(agent, core, &filter);
         }
     }
+}
+
+/// Durable queues and their subscriptions.
+pub(super) async fn load_subscriptions(store: &dyn Store) -> Result<Vec<(Address, Vec<TopicFilter>)>, FabricError> {
+    let records = store.scan_records(Table::Subscriptions).await?;
+    let read = |(key, value): (String, Vec<u8>)| {
+        let filters = decode_filters(&key, &value)?;
+        let queue = key.parse().map_err(|_| FabricError::StoreFailed {
+            what: format!("the stored subscriptions of {key:?} are not those of a session"),
+        })?;
+        Ok((queue, filters))
+    };
+    records.into_iter().map(read).collect()
 }
 
 fn agent_of(queue: &Address) -> Result<AgentId, FabricError> {

@@ -124,8 +124,13 @@ struct Attached {
 }
 
 impl Shards {
-    /// The worker's shards from what the store holds of them.
-    pub fn new(context: WorkerContext, limits: &Arc<Limits>, images: Vec<(ShardId, Fence, ShardImage)>) -> Self {
+    /// The worker's shards from what the store holds of them, with the durable session queues that live there.
+    pub fn new(
+        context: WorkerContext,
+        limits: &Arc<Limits>,
+        images: Vec<(ShardId, Fence, ShardImage)>,
+        durable: &[Address],
+    ) -> Self {
         let (now, mark) = (time::now(), WorkerMark::of(context.index));
         // A fair share to begin with; each tick gives what is free to whoever needs it.
         let body_budget = context.config.body_cache_bytes_max / u64::from(SHARDS);
@@ -161,6 +166,10 @@ impl Shards {
             straight_bytes: 0,
             stopping: false,
         };
+        for queue in durable {
+            let local = this.local(queue.home_shard());
+            this.shards[local].state.handle_open_durable(queue);
+        }
         // What was under way before a restart goes on at once: fan-outs that were not marked done.
         (0..this.shards.len()).for_each(|local| this.mark_active(local));
         this

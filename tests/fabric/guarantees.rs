@@ -420,3 +420,34 @@ async fn g13_a_broadcast_that_a_crash_interrupted_reaches_every_member_once_and_
     });
     assert_eq!(history.await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g13_what_a_crash_left_in_the_outbox_reaches_durable_sessions_whose_queues_were_empty() {
+    let store = SteeredStore::new();
+    let fabric = on(&store, Config::default()).await;
+    let listener = |fabric: Fabric| async move {
+        let attach = Attach {
+            agent: id("bob"),
+            protocol: Protocol::Grpc,
+            inbox: Inbox::Closed,
+            queue: SessionQueue::Durable("listener".into()),
+            window: Window::DEFAULT,
+            visibility_timeout: None,
+        };
+        fabric.attach(&ANYONE, attach).await.unwrap()
+    };
+    let (session, receiver) = listener(fabric.clone()).await;
+    session.subscribe(vec![TopicFilter::new("t").unwrap()]).await.unwrap();
+    drop((session, receiver));
+    store.set(Mode::Hold);
+    let sending = send(&fabric, draft(&fabric, "alice", "topic:t"), "x");
+    let letting_go = async {
+        until(|| async { store.let_one_go().then_some(()) }).await;
+    };
+    tokio::join!(sending, letting_go).0.unwrap();
+    until(|| async { (store.held() >= 1).then_some(()) }).await;
+    // The topic has it, and no copy is committed. What is read at the start takes its time.
+    let fabric = after_a_crash(&store).await;
+    let (_session, mut receiver) = listener(fabric).await;
+    assert_eq!(&next(&mut receiver).await.frame.body[..], b"x");
+}

@@ -6,6 +6,7 @@ use std::{
     collections::{HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -20,6 +21,9 @@ use weft::{
     },
     store::memory::MemoryStore,
 };
+
+/// How long the reading of a table takes.
+const SCAN: Duration = Duration::from_millis(20);
 
 /// What becomes of commits.
 #[derive(Clone, Debug)]
@@ -149,8 +153,14 @@ impl Store for SteeredStore {
         .boxed()
     }
 
+    /// Slow, so that whatever should wait for it and does not is seen.
     fn scan_records(&self, table: Table) -> BoxFuture<'static, Result<Records, StoreError>> {
-        self.inner.scan_records(table)
+        let scanned = self.inner.scan_records(table);
+        async move {
+            tokio::time::sleep(SCAN).await;
+            scanned.await
+        }
+        .boxed()
     }
 
     fn stats(&self) -> StoreStats {
