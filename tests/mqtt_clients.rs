@@ -1,201 +1,155 @@
-//! Real clients of MQTT against a node: paho-mqtt (Python), MQTT.js (Node), mosquitto's own; each in 3.1.1 and 5, by TCP, TLS and
-//! WebSocket. The test command installs them (`check`, step `tools`); what is missing fails and is named.
+//! Real clients of MQTT against a node: paho-mqtt (Python), MQTT.js (Node), rumqttc (Rust) and mosquitto's own; each does everything on
+//! [`CHECKS`] in 3.1.1 and 5, by TCP, TLS and WebSocket. The test command installs them (`check`, step `tools`); what is missing fails
+//! and is named.
 //!
-//! `WEFT_MQTT_PYTHON` names a python3 that has paho-mqtt, `WEFT_MQTT_NODE_PATH` the `node_modules` that has MQTT.js.
+//! `WEFT_MQTT_PYTHON` names a python3 that has paho-mqtt, `WEFT_MQTT_NODE_PATH` the `node_modules` that has MQTT.js. rumqttc is built
+//! here, from a package and a lock file of its own.
 
 #![cfg(feature = "server")]
 
+#[path = "mqtt_clients/mosquitto.rs"]
+mod mosquitto;
 mod mqtt_driver;
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Command, Stdio},
+    collections::BTreeSet,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use mqtt_driver::*;
+use weft::time::monotonic;
 
-/// Runs a client's script to its end.
-#[track_caller]
-fn ends_well(command: &mut Command) {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}: run `./check tools`"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        output.status.success(),
-        "{command:?}\n{}\n{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-    eprintln!("{}", text(&output.stdout));
+/// What each client shows; the scripts say what that is.
+const CHECKS: [&str; 6] = ["qos", "retained", "will", "shared", "resume", "addresses"];
+/// What there is in version 5 only.
+const CHECKS_OF_5: [&str; 2] = ["will_delay", "properties"];
+const TRANSPORTS: [&str; 3] = ["tcp", "tls", "ws"];
+/// For a client's whole run, and rumqttc's build before it: below the ten minutes that nextest gives a test.
+const RUN_PATIENCE: Duration = Duration::from_secs(540);
+/// Between two looks at whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Ends its process with itself.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It fails only where the process has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-fn script(broker: &Broker, program: &str, file: &str) -> Command {
-    let mut command = Command::new(program);
-    command
-        .arg(
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("tests/mqtt_clients")
-                .join(file),
-        )
+/// Runs a command to its end, within [`RUN_PATIENCE`], and returns what it said.
+#[track_caller]
+fn ends_well(command: &mut Command) -> String {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: run `./check tools`"));
+    let mut running = Running(child);
+    let (out, err) = (
+        read(running.0.stdout.take().expect("piped")),
+        read(running.0.stderr.take().expect("piped")),
+    );
+    let started = monotonic();
+    let status = loop {
+        if let Some(status) = running.0.try_wait().expect("the child can be asked") {
+            break Some(status);
+        }
+        if started.elapsed() > RUN_PATIENCE {
+            break None;
+        }
+        thread::sleep(LOOK);
+    };
+    drop(running);
+    let (out, err) = (
+        out.join().expect("reading does not panic"),
+        err.join().expect("reading does not panic"),
+    );
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{command:?}: {status:?} within {RUN_PATIENCE:?}\n{out}\n{err}"
+    );
+    out
+}
+
+/// To its end, so that the writer never waits for its reader.
+fn read(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error is worth its showing.
+        let _ = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Runs a client's program, and compares what it says has held with everything there is to hold.
+#[track_caller]
+fn holds_everything(broker: &Broker, client: &str, program: &mut Command) {
+    program
         .args([broker.at.mqtt, broker.at.mqtts, broker.at.http].map(|address| address.port().to_string()))
         .arg(broker.certificate());
-    command
+    let said = ends_well(program);
+    let held: BTreeSet<&str> = said.lines().filter_map(|line| line.strip_prefix("ok ")).collect();
+    let mut expected = BTreeSet::new();
+    for transport in TRANSPORTS {
+        expected.extend(CHECKS.map(|check| format!("{client} v4 {transport} {check}")));
+        expected.extend(CHECKS.map(|check| format!("{client} v5 {transport} {check}")));
+        expected.extend(CHECKS_OF_5.map(|check| format!("{client} v5 {transport} {check}")));
+    }
+    let expected: BTreeSet<&str> = expected.iter().map(String::as_str).collect();
+    assert_eq!(held, expected);
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mqtt_clients")
 }
 
 #[test]
-fn paho_mqtt() {
+fn paho_mqtt_does_everything() {
     let broker = Broker::start();
     let python = std::env::var("WEFT_MQTT_PYTHON").unwrap_or_else(|_| "python3".into());
-    ends_well(&mut script(&broker, &python, "paho_client.py"));
+    let mut command = Command::new(python);
+    holds_everything(&broker, "paho", command.arg(folder().join("paho_client.py")));
 }
 
 #[test]
-fn mqtt_js() {
+fn mqtt_js_does_everything() {
     let broker = Broker::start();
-    let mut command = script(&broker, "node", "mqtt_js_client.js");
+    let mut command = Command::new("node");
     if let Ok(modules) = std::env::var("WEFT_MQTT_NODE_PATH") {
         command.env("NODE_PATH", modules);
     }
-    ends_well(&mut command);
-}
-
-/// `mosquitto_sub` that has subscribed, and ends after a number of messages.
-fn mosquitto_sub(broker: &Broker, arguments: &[&str]) -> (std::process::Child, BufReader<std::process::ChildStdout>) {
-    let mut child = Command::new("mosquitto_sub")
-        .args(["-h", "localhost", "-W", "60"])
-        .args(arguments)
-        .env("HOME", broker.certificate().parent().expect("a folder"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("mosquitto_sub: run `./check tools`");
-    let out = BufReader::new(child.stdout.take().expect("piped"));
-    (child, out)
+    holds_everything(&broker, "mqtt.js", command.arg(folder().join("mqtt_js_client.js")));
 }
 
 #[test]
-fn mosquitto_clients() {
+fn rumqttc_does_everything() {
     let broker = Broker::start();
-    let (plain, tls) = (broker.at.mqtt.port().to_string(), broker.at.mqtts.port().to_string());
-    let certificate = broker.certificate();
-    let certificate = certificate.to_str().expect("UTF-8");
-    for (name, version) in [("mqttv311", Version::V3), ("mqttv5", Version::V5)] {
-        for (port, more) in [(plain.as_str(), vec![]), (&tls, vec!["--cafile", certificate])] {
-            for qos in ["0", "1", "2"] {
-                let topic = format!("mosquitto/{name}/{port}/{qos}");
-                // Retained, so that it does not matter who is first.
-                let publish = [
-                    &[
-                        "-h",
-                        "localhost",
-                        "-p",
-                        port,
-                        "-V",
-                        name,
-                        "-q",
-                        qos,
-                        "-r",
-                        "-t",
-                        &topic,
-                        "-s",
-                    ][..],
-                    &more,
-                ]
-                .concat();
-                let big = vec![b'x'; 1 << 20];
-                let mut child = Command::new("mosquitto_pub")
-                    .args(&publish)
-                    .stdin(Stdio::piped())
-                    .spawn()
-                    .expect("mosquitto_pub: run `./check tools`");
-                child.stdin.take().expect("piped").write_all(&big).expect("it reads");
-                assert!(child.wait().expect("it ends").success(), "{publish:?}");
-                let subscribe = [
-                    &[
-                        "-p", port, "-V", name, "-q", qos, "-t", &topic, "-C", "1", "-F", "%q %r %l",
-                    ][..],
-                    &more,
-                ]
-                .concat();
-                let (mut child, mut out) = mosquitto_sub(&broker, &subscribe);
-                let mut line = String::new();
-                out.read_line(&mut line).expect("a line");
-                assert!(child.wait().expect("it ends").success(), "{subscribe:?}");
-                assert_eq!(line.trim(), format!("{qos} 1 {}", 1 << 20));
-            }
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(["run", "--quiet", "--locked", "--manifest-path"])
+        .arg(folder().join("rumqttc/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("rumqttc"))
+        .arg("--");
+    holds_everything(&broker, "rumqttc", &mut command);
+}
+
+/// Debian's are without WebSocket.
+#[test]
+fn mosquitto_pub_and_mosquitto_sub_do_everything_by_tcp_and_tls() {
+    let broker = Broker::start();
+    for version in BOTH {
+        for transport in [mosquitto::Transport::Tcp, mosquitto::Transport::Tls] {
+            mosquitto::everything(&broker, version, transport);
         }
-        // A session that resumes: subscribed, away, back.
-        let session = [
-            "-p",
-            &plain,
-            "-V",
-            name,
-            "-q",
-            "2",
-            "-t",
-            "mosquitto/away",
-            "-c",
-            "-i",
-            name,
-        ];
-        let session = [&session[..], if version == Version::V5 { &["-x", "3600"] } else { &[] }].concat();
-        ends_well(
-            Command::new("mosquitto_sub")
-                .args(["-h", "localhost"])
-                .args(&session)
-                .arg("-E"),
-        );
-        for number in ["1", "2", "3"] {
-            ends_well(Command::new("mosquitto_pub").args([
-                "-h",
-                "localhost",
-                "-p",
-                &plain,
-                "-V",
-                name,
-                "-q",
-                "2",
-                "-t",
-                "mosquitto/away",
-                "-m",
-                number,
-            ]));
-        }
-        let (mut child, out) = mosquitto_sub(&broker, &[&session[..], &["-C", "3"]].concat());
-        let lines: Vec<String> = out.lines().map(|line| line.expect("UTF-8")).collect();
-        assert!(child.wait().expect("it ends").success());
-        assert_eq!(lines, ["1", "2", "3"]);
-        // A will.
-        let mut witness = broker.client(version, "witness");
-        witness.subscribe("mosquitto/will", 1);
-        let (mut dies, mut out) = mosquitto_sub(
-            &broker,
-            &[
-                "-p",
-                &plain,
-                "-V",
-                name,
-                "-t",
-                "mosquitto/dies",
-                "-i",
-                "dies",
-                "--will-topic",
-                "mosquitto/will",
-                "--will-payload",
-                "gone",
-                "--will-qos",
-                "1",
-            ],
-        );
-        // It is connected once it takes a message.
-        broker
-            .client(version, "pub")
-            .publish(Publish::new("mosquitto/dies", "x").qos(1, 0).retained());
-        out.read_line(&mut String::new()).expect("a line");
-        dies.kill().expect("it runs");
-        dies.wait().expect("it ends");
-        assert_eq!(witness.take().text(), "gone");
     }
 }

@@ -2,10 +2,14 @@
 
 #![cfg(feature = "server")]
 
+#[path = "mqtt_cross/addresses.rs"]
+mod addresses;
 mod mqtt_driver;
 #[path = "real_node/http.rs"]
 #[allow(dead_code, reason = "shared with the torture, which uses all of it")]
 mod real_http;
+#[path = "mqtt_cross/requests.rs"]
+mod requests;
 
 use std::time::Duration;
 
@@ -45,11 +49,41 @@ async fn receive(session: &Session) -> Delivery {
 }
 
 async fn post(broker: &Broker, message: Value) {
-    let answer = Http::new(format!("http://{}", broker.at.http))
-        .post("/messages/send", &message)
-        .await
-        .expect("an answer");
-    answer.success().expect("it is taken");
+    call(broker, "/messages/send", message).await;
+}
+
+/// The answer to a POST that is a success.
+async fn call(broker: &Broker, path: &str, request: Value) -> Value {
+    let http = Http::new(format!("http://{}", broker.at.http));
+    let answer = http.post(path, &request).await.expect("an answer");
+    answer.success().expect("it is taken")
+}
+
+/// The next messages of an agent that polls, acknowledged with it.
+async fn poll(broker: &Broker, agent: &str, max: usize) -> Vec<Value> {
+    let http = Http::new(format!("http://{}", broker.at.http));
+    let path = format!("/agents/{agent}/messages?max={max}&wait=20s&ack=auto");
+    let answer = http.get(&path).await.expect("an answer").success();
+    match answer.expect("it is taken")["messages"].take() {
+        Value::Array(messages) if !messages.is_empty() => messages,
+        other => panic!("no message for {agent}: {other}"),
+    }
+}
+
+fn string_of(value: &Value) -> String {
+    value.as_str().expect("a string").to_owned()
+}
+
+/// The body of a message that was polled, as it was published.
+fn text_of(message: &Value) -> String {
+    match message["body_base64"].as_str() {
+        Some(coded) => {
+            use base64::Engine;
+            let bytes = base64::engine::general_purpose::STANDARD.decode(coded).expect("base64");
+            String::from_utf8(bytes).expect("UTF-8")
+        }
+        None => message["body"].to_string(),
+    }
 }
 
 /// Its user properties.

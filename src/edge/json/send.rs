@@ -145,7 +145,7 @@ impl Parts {
             (Some(body), None, None) => self.body = slice_of(source, body.raw().get()),
             (None, Some(body), None) => {
                 default_type = "application/octet-stream";
-                self.body = read_base64(&body, errors).unwrap_or_default();
+                self.body = read_base64(&body, BODY_BYTES_MAX, errors).unwrap_or_default().into();
             }
             (None, None, Some(message)) => self.read_message(&message, source, errors),
             (body, base64, message) => {
@@ -193,11 +193,21 @@ impl Parts {
             );
             return;
         }
+        let has_text_correlation = headers.names().any(|name| name == "correlation_id");
         for (name, field) in headers.into_fields() {
             let Some(value) = field.string(errors) else { continue };
             match name.as_ref() {
                 "correlation_id" => match field.bounded_string(FIELD_BYTES_MAX, errors) {
                     Some(value) => self.correlation = value.into_owned().into_bytes(),
+                    None => continue,
+                },
+                // As a delivered message shows what is no text: a reply to it says the same.
+                "correlation_id_base64" if has_text_correlation => errors.at(
+                    field.pointer(),
+                    "stands beside another correlation; give one of correlation_id and correlation_id_base64",
+                ),
+                "correlation_id_base64" => match read_base64(&field, FIELD_BYTES_MAX, errors) {
+                    Some(bytes) => self.correlation = bytes,
                     None => continue,
                 },
                 "message_type" => match field.bounded_string(FIELD_BYTES_MAX, errors) {
@@ -340,10 +350,11 @@ fn parse_address(text: &str, field: &Field<'_>, errors: &mut Errors) -> Option<A
     }
 }
 
-fn read_base64(field: &Field<'_>, errors: &mut Errors) -> Option<Bytes> {
-    let text = field.bounded_string(BODY_BYTES_MAX / 3 * 4 + 4, errors)?;
+/// Base64 of at most so many bytes, or two more.
+fn read_base64(field: &Field<'_>, bytes_max: usize, errors: &mut Errors) -> Option<Vec<u8>> {
+    let text = field.bounded_string(bytes_max.div_ceil(3) * 4, errors)?;
     match BASE64.decode(text.as_bytes()) {
-        Ok(bytes) => Some(bytes.into()),
+        Ok(bytes) => Some(bytes),
         Err(error) => {
             errors.at(field.pointer(), format!("is not base64 (RFC 4648 §4, padded): {error}"));
             None
@@ -508,6 +519,22 @@ mod tests {
         for bad in ["AP8", "A", "AP8 ", "AP8=\\n", "_w==", "===="] {
             let text = format!(r#"{{"from_agent": "a", "to_topic": "t", "body_base64": "{bad}"}}"#);
             assert_eq!(wrong(&text), ["/body_base64"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_binary_correlation_comes_as_base64() {
+        let sent = |headers: &str| format!(r#"{{"from_agent": "a", "to_agent": "b", "headers": {headers}}}"#);
+        let request = parse(&sent(r#"{"correlation_id_base64": "AP8=", "x": "y"}"#)).unwrap();
+        assert_eq!(request.draft.correlation, [0, 255]);
+        assert_eq!(request.draft.headers, [("x".to_string(), "y".to_string())]);
+        let long = format!(r#"{{"correlation_id_base64": "{}"}}"#, "A".repeat(FIELD_BYTES_MAX * 2));
+        for headers in [
+            r#"{"correlation_id_base64": "AP8"}"#,
+            r#"{"correlation_id": "", "correlation_id_base64": ""}"#,
+            &long,
+        ] {
+            assert_eq!(wrong(&sent(headers)), ["/headers/correlation_id_base64"], "{headers}");
         }
     }
 

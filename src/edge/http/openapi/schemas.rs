@@ -205,14 +205,22 @@ enum ReplyTo {
     SetByFabric,
 }
 
+/// RFC 4648 §4, padded.
+const BASE64: &str = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$";
+
 fn headers() -> Value {
     json!({
         "type": "object",
         "maxProperties": HEADERS_MAX,
         "properties": {
             "correlation_id": {"type": "string", "maxLength": FIELD_BYTES_MAX},
+            "correlation_id_base64": {
+                "type": "string", "contentEncoding": "base64", "pattern": BASE64, "maxLength": FIELD_BYTES_MAX.div_ceil(3) * 4,
+                "description": "A correlation that is no text, as a delivered message shows it."
+            },
             "message_type": {"type": "string", "maxLength": FIELD_BYTES_MAX}
         },
+        "not": {"required": ["correlation_id", "correlation_id_base64"]},
         "propertyNames": {"pattern": r"^(?![Ww][Ee][Ff][Tt]-)[^\u0000-\u001f\u007f-\u009f]+$"},
         "additionalProperties": {"type": "string"}
     })
@@ -229,7 +237,6 @@ fn sending(bounds: Bounds) -> Value {
         },
         "additionalProperties": true
     });
-    let base64 = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$";
     let forms = |reply_to| {
         json!([
             send_form(
@@ -241,7 +248,7 @@ fn sending(bounds: Bounds) -> Value {
             send_form(bounds, json!({"message": shorthand}), &["message"], reply_to),
             send_form(
                 bounds,
-                json!({"body_base64": {"type": "string", "contentEncoding": "base64", "pattern": base64}}),
+                json!({"body_base64": {"type": "string", "contentEncoding": "base64", "pattern": BASE64}}),
                 &["body_base64"],
                 reply_to
             )
