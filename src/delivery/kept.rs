@@ -177,6 +177,7 @@ impl<A> ShardState<A> {
             self.ops.push(Op::ReceiptFloor {
                 settle_no: self.receipt_floor,
             });
+            self.unhurried.0 += 1;
         }
     }
 

@@ -244,6 +244,9 @@ impl<A> ShardState<A> {
                     keep,
                 });
                 self.receipts.push(settle_no, receipt);
+                let (ops, after) = &mut self.unhurried;
+                *ops += usize::from(answer.is_none());
+                *after += usize::from(answer.is_none());
                 self.after.push(After::Settled { seq, keep, answer });
             }
             Stored::InMemory => {

@@ -127,6 +127,8 @@ pub struct ShardState<A> {
     pub(super) next_lease: u64,
     pub(super) ops: Vec<Op>,
     pub(super) after: Vec<After<A>>,
+    /// How many of both nobody waits for: settles that are answered to nobody, and receipts that age out.
+    pub(super) unhurried: (usize, usize),
     /// How many of both the last commit had: as many places are set aside for the next one at once.
     expected: usize,
     /// Replays under way: the new message to its dead letter.
@@ -169,6 +171,7 @@ impl<A> ShardState<A> {
             next_lease: Seq::first_of(epoch).raw(),
             ops: Vec::new(),
             after: Vec::new(),
+            unhurried: (0, 0),
             expected: 0,
             replaying: HashMap::new(),
             latest: Timestamp::NEVER,
@@ -183,6 +186,7 @@ impl<A> ShardState<A> {
     pub fn take_commit(&mut self) -> (Vec<Op>, Vec<After<A>>) {
         (self.copied_bytes, self.commit_no) = (0, self.commit_no + 1);
         self.expected = self.ops.len().min(EXPECTED_MAX);
+        self.unhurried = (0, 0);
         (std::mem::take(&mut self.ops), std::mem::take(&mut self.after))
     }
 
@@ -192,6 +196,11 @@ impl<A> ShardState<A> {
             self.ops.reserve_exact(self.expected);
             self.after.reserve_exact(self.expected);
         }
+    }
+
+    /// True where somebody waits for what [`ShardState::take_commit`] has.
+    pub fn is_hurried(&self) -> bool {
+        (self.ops.len(), self.after.len()) != self.unhurried
     }
 
     /// True where [`ShardState::take_commit`] has something.

@@ -101,6 +101,8 @@ pub(super) struct Shards {
     counters: Arc<WorkerCounters>,
     shards: Vec<Owned>,
     active: Vec<usize>,
+    /// What is active has nothing to do before a commit that is under way completes.
+    waits_for_commit: bool,
     sessions: HashMap<ConsumerId, Attached>,
     in_flight: VecDeque<InFlight>,
     next_commit: u64,
@@ -155,6 +157,7 @@ impl Shards {
             context,
             shards,
             active: Vec::new(),
+            waits_for_commit: false,
             sessions: HashMap::new(),
             in_flight: VecDeque::new(),
             next_commit: 0,
@@ -192,7 +195,7 @@ impl Shards {
 
     /// Some shards have more to do at once.
     pub fn is_active(&self) -> bool {
-        !self.active.is_empty()
+        !self.active.is_empty() && !self.waits_for_commit
     }
 
     /// Says that commands were taken in: they wait for the control messages that are there now.
@@ -212,7 +215,7 @@ impl Shards {
     pub fn step(&mut self, commands: &mut Vec<Command>, now: Timestamp) -> bool {
         let controls = self.handle.control.len().min(CONTROL_BUDGET);
         self.controls_ahead = self.controls_ahead.saturating_sub(controls);
-        let worked = controls > 0 || !commands.is_empty() || !self.active.is_empty();
+        let worked = controls > 0 || !commands.is_empty() || self.is_active();
         for _ in 0..controls {
             if let Some(control) = self.handle.control.pop() {
                 self.control(control, now);
@@ -510,8 +513,20 @@ impl Shards {
         self.hand_out(now);
     }
 
+    /// What nobody waits for (most acknowledgements) goes with the next commit, as long as there will be one: while another is under way,
+    /// a commit of its own would cost two switches of threads and a write to the disk, and hasten nothing.
+    fn may_commit(&self) -> bool {
+        let is_hurried = |local: &usize| self.shards[*local].state.is_hurried();
+        match self.in_flight.len() {
+            0 => true,
+            COMMITS_MAX.. => false,
+            _ => self.active.iter().any(is_hurried),
+        }
+    }
+
     fn commit(&mut self, now: Timestamp) {
-        if self.in_flight.len() >= COMMITS_MAX {
+        self.waits_for_commit = !self.may_commit();
+        if self.waits_for_commit {
             return;
         }
         let straight_bytes = std::mem::take(&mut self.straight_bytes);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{World, accepted, address, mail};
+use super::world::{World, accepted, address, agent, mail};
 use crate::{
     delivery::{Lease, Nack, Verdict},
     frame::record::{IdHash, Reason, Status},
@@ -35,6 +35,29 @@ fn g7_an_acknowledgement_is_answered_once_its_settle_is_committed_and_the_messag
     world.attach("agent:a", 2, "a", 10);
     world.commit();
     assert!(world.hand_outs().is_empty());
+}
+
+#[test]
+fn what_nobody_waits_for_does_not_hurry_a_commit() {
+    let mut world = attached();
+    let mut leases = Vec::new();
+    for id in ["m1", "m2", "m3"] {
+        world.send(&mail(id, "agent:a"));
+        leases.push(world.taken().lease());
+    }
+    world.commit();
+    assert!(!world.shard.is_hurried());
+    let by = agent("a");
+    for (seq, lease) in [leases[0], leases[1]] {
+        world.run(|shard, now, out, _| shard.handle_ack(seq, lease, &by, None, now, out));
+        assert!(world.shard.has_commit() && !world.shard.is_hurried());
+    }
+    world.ack(leases[2], "a");
+    assert!(world.shard.is_hurried());
+    world.commit();
+    assert!(!world.shard.is_hurried());
+    world.publish(&mail("m4", "agent:a"));
+    assert!(world.shard.is_hurried());
 }
 
 #[test]
