@@ -144,7 +144,7 @@ impl Subscriptions {
             return self.0.get(INBOX_FILTER).map(|entry| grant_of(&entry.subscription));
         }
         let name = TopicName::new(topic).ok()?;
-        let matches = |entry: &&Box<Entry>| {
+        let matches = |entry: &&Entry| {
             let filter = entry.filter.as_ref();
             filter.is_some_and(|filter| filter.share().is_none() && filter.matches(&name))
                 && !(entry.subscription.no_local && origin == Origin::Own)
@@ -152,6 +152,7 @@ impl Subscriptions {
         let all = self
             .0
             .values()
+            .map(|entry| &**entry)
             .filter(matches)
             .map(|entry| grant_of(&entry.subscription));
         all.reduce(|mut merged, next| {
