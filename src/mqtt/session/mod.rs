@@ -472,7 +472,7 @@ impl Session {
 
     /// True while as many messages wait for the client as may: bring no more.
     pub fn is_backed_up(&self) -> bool {
-        self.outbound.waiting() >= self.config.waiting_max
+        self.outbound.is_full()
     }
 
     /// True while a QoS 2 message is on its way to the client, or may have been settled in vain: then settles are to be durable before

@@ -1,6 +1,10 @@
 //! What is sent to the client: which subscriptions it is for, windows, packet ids, and the handshakes of QoS 1 and 2 as their sender.
 
-use std::{collections::VecDeque, num::NonZeroU16};
+use std::{
+    collections::VecDeque,
+    num::NonZeroU16,
+    ops::{Add, Sub},
+};
 
 use bytes::Bytes;
 
@@ -21,6 +25,9 @@ use crate::{
     },
     time::Timestamp,
 };
+
+/// Bytes of payloads that wait for room in the window, from which on no more is to be brought: as much as a session has in flight.
+const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
 /// Keys are the node's own numbers: nobody chooses them to collide.
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
@@ -93,8 +100,9 @@ pub(super) struct Outbound {
     /// Ids of restored PUBRELs in their order.
     released: Vec<u16>,
     waiting: VecDeque<Waiting>,
-    /// Messages in there.
+    /// Messages in there, and the bytes of their payloads.
     waiting_messages: usize,
+    waiting_bytes: usize,
 }
 
 impl Outbound {
@@ -111,6 +119,7 @@ impl Outbound {
             released: Vec::new(),
             waiting: VecDeque::new(),
             waiting_messages: 0,
+            waiting_bytes: 0,
         }
     }
 
@@ -181,6 +190,11 @@ impl Outbound {
         self.waiting_messages
     }
 
+    /// As much waits as may.
+    pub fn is_full(&self) -> bool {
+        self.waiting_messages >= self.waiting_max || self.waiting_bytes >= WAITING_BYTES_MAX
+    }
+
     pub fn is_handing_over(&self) -> bool {
         !self.unsettled.is_empty() || self.flights.values().any(|flight| flight.qos == Qos::ExactlyOnce)
     }
@@ -243,9 +257,29 @@ impl Outbound {
         landed
     }
 
-    fn put_off(&mut self, waiting: Waiting, messages: usize) {
-        self.waiting_messages += messages;
+    fn put_off(&mut self, waiting: Waiting) {
+        self.count(&waiting, Add::add);
         self.waiting.push_back(waiting);
+    }
+
+    fn take_next(&mut self) -> Option<Waiting> {
+        let next = self.waiting.pop_front()?;
+        self.count(&next, Sub::sub);
+        Some(next)
+    }
+
+    fn put_back(&mut self, waiting: Waiting) {
+        self.count(&waiting, Add::add);
+        self.waiting.push_front(waiting);
+    }
+
+    fn count(&mut self, waiting: &Waiting, change: fn(usize, usize) -> usize) {
+        let (messages, bytes) = match waiting {
+            Waiting::One(prepared) => (1, prepared.publish.payload.len()),
+            Waiting::Run(_, run) => (run.frames(), run.body_bytes()),
+        };
+        self.waiting_messages = change(self.waiting_messages, messages);
+        self.waiting_bytes = change(self.waiting_bytes, bytes);
     }
 
     fn land(&mut self, id: PacketId) -> Option<Flight> {
@@ -329,8 +363,7 @@ impl Session {
         match publish.qos {
             Qos::AtMostOnce => self.send_run(publish, run, Vec::new(), out),
             Qos::AtLeastOnce | Qos::ExactlyOnce => {
-                let messages = run.frames();
-                self.outbound.put_off(Waiting::Run(Box::new(publish), run), messages);
+                self.outbound.put_off(Waiting::Run(Box::new(publish), run));
                 self.send_waiting(now, out);
             }
         }
@@ -432,7 +465,7 @@ impl Session {
         }
         match prepared.key {
             Some(key) if self.outbound.waiting() >= self.outbound.waiting_max => out.push(Action::Release(key)),
-            _ => self.outbound.put_off(Waiting::One(prepared), 1),
+            _ => self.outbound.put_off(Waiting::One(prepared)),
         }
     }
 
@@ -577,36 +610,26 @@ impl Session {
 
     fn send_waiting(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         while self.outbound.has_room()
-            && let Some(waiting) = self.outbound.waiting.pop_front()
+            && let Some(waiting) = self.outbound.take_next()
         {
             // No delivery starts after expiry (G9): its queue, where it has one, does what is to be done.
             let is_late = |expires_at: Timestamp| !expires_at.is_never() && expires_at <= now;
             match waiting {
+                Waiting::One(prepared) if is_late(prepared.expires_at) => out.extend(prepared.key.map(Action::Release)),
                 Waiting::One(mut prepared) => {
-                    self.outbound.waiting_messages -= 1;
-                    match is_late(prepared.expires_at) {
-                        true => out.extend(prepared.key.map(Action::Release)),
-                        false => {
-                            say_what_is_left(&mut prepared.publish, prepared.expires_at, now);
-                            self.send_answered(prepared, out);
-                        }
-                    }
+                    say_what_is_left(&mut prepared.publish, prepared.expires_at, now);
+                    self.send_answered(prepared, out);
                 }
+                Waiting::Run(_, run) if is_late(run.stamp.expires_at) => {}
                 Waiting::Run(mut publish, mut run) => {
-                    let messages = run.frames();
-                    if is_late(run.stamp.expires_at) {
-                        self.outbound.waiting_messages -= messages;
-                        continue;
-                    }
-                    let ids = self.outbound.take_off_passing(messages);
-                    self.outbound.waiting_messages -= ids.len();
+                    let ids = self.outbound.take_off_passing(run.frames());
                     say_what_is_left(&mut publish, run.stamp.expires_at, now);
                     match run.split_to(ids.len()) {
                         Some(front) => {
-                            self.outbound.waiting.push_front(Waiting::Run(publish.clone(), run));
+                            self.outbound.put_back(Waiting::Run(publish.clone(), run));
                             self.send_run(*publish, front, ids, out);
                         }
-                        None if ids.is_empty() => return self.outbound.waiting.push_front(Waiting::Run(publish, run)),
+                        None if ids.is_empty() => return self.outbound.put_back(Waiting::Run(publish, run)),
                         None => self.send_run(*publish, run, ids, out),
                     }
                 }

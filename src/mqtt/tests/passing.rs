@@ -93,6 +93,23 @@ fn nothing_more_is_to_be_brought_while_enough_waits() {
 }
 
 #[test]
+fn large_messages_are_enough_before_they_are_many() {
+    let mut world = subscribed(connect(Version::V311), 1, Qos::AtLeastOnce);
+    let large = || {
+        let mut large = frame("topic:a", Qos::AtLeastOnce);
+        large.body = Bytes::from(vec![0; 600 * 1024]);
+        Run::one(large)
+    };
+    come(&mut world, large());
+    come(&mut world, large());
+    assert!(!world.session.is_backed_up(), "one is under way, one waits");
+    come(&mut world, large());
+    assert!(world.session.is_backed_up());
+    world.packet(Packet::Puback(ack(1)));
+    assert!(!world.session.is_backed_up());
+}
+
+#[test]
 fn a_subscription_of_qos_0_gets_a_run_at_qos_0() {
     let mut world = subscribed(connect(Version::V311), 1, Qos::AtMostOnce);
     come(&mut world, run(0, 3, Timestamp::NEVER));
