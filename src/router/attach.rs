@@ -21,7 +21,7 @@ use super::{
 use crate::{
     delivery::{QueueKind, WaitingWorkers},
     frame::{Address, AgentId, Priority},
-    time,
+    time::{self, Timestamp},
 };
 
 /// Live sessions by protocol.
@@ -45,6 +45,17 @@ pub(super) enum Visibility {
     Listed,
     /// It only waits for one reply.
     Hidden,
+}
+
+/// How often an agent is named for one attach at most: each further time it was forgotten in between.
+const NAMED_AGAIN_MAX: usize = 100;
+
+/// Whether a session stands among its agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    Done,
+    /// Its agent is not in the directory any more.
+    Forgotten,
 }
 
 impl Fabric {
@@ -105,8 +116,6 @@ impl Fabric {
         }
         self.speaks_for(principal, &attach.agent)?;
         let now = time::now();
-        self.know(attach.agent.as_str(), "agent_id", now)?;
-        let agent = self.known(&attach.agent)?;
         let id = SessionId(self.0.next_session.fetch_add(1, Ordering::Relaxed));
         let (own_queue, own_queue_kind) = match &attach.queue {
             SessionQueue::Ephemeral | SessionQueue::OnDemand => {
@@ -129,8 +138,8 @@ impl Fabric {
             takes_inbox: attach.inbox == Inbox::Open,
         };
         let (core, lane) = SessionCore::new(new, self.config());
+        let agent = self.host(&core, visibility, now)?;
         if visibility == Visibility::Listed {
-            self.list_session(&agent, &core)?;
             self.0.sessions.0[core.protocol.index()].fetch_add(1, Ordering::Relaxed);
         } else {
             self.0.sessions.1.fetch_add(1, Ordering::Relaxed);
@@ -144,9 +153,27 @@ impl Fabric {
         Ok(handle::pair(self.clone(), agent, core, visibility, lane))
     }
 
-    fn list_session(&self, agent: &Agent, core: &Arc<SessionCore>) -> Result<(), FabricError> {
+    /// The session's agent, with the session among its others where it is listed. One that is only known by name may be forgotten at the
+    /// very instant: then it is named again.
+    fn host(&self, core: &Arc<SessionCore>, visibility: Visibility, now: Timestamp) -> Result<Arc<Agent>, FabricError> {
+        for _ in 0..NAMED_AGAIN_MAX {
+            self.know(core.agent.as_str(), "agent_id", now)?;
+            let Some(agent) = self.0.directory.agent(core.agent.as_str()) else {
+                continue;
+            };
+            if visibility == Visibility::Hidden || self.list_session(&agent, core)? == Listing::Done {
+                return Ok(agent);
+            }
+        }
+        Err(FabricError::UnknownAgent(core.agent.clone()))
+    }
+
+    fn list_session(&self, agent: &Agent, core: &Arc<SessionCore>) -> Result<Listing, FabricError> {
         let max = self.config().sessions_per_agent_max;
         let mut sessions = agent.sessions();
+        if agent.is_forgotten() {
+            return Ok(Listing::Forgotten);
+        }
         let is_earlier = |session: &&Arc<SessionCore>| {
             core.own_queue_kind == QueueKind::DurableSession && session.own_queue == core.own_queue
         };
@@ -163,7 +190,7 @@ impl Fabric {
             .iter()
             .for_each(|session| session.say_goodbye(Goodbye::TakenOver));
         sessions.push(core.clone());
-        Ok(())
+        Ok(Listing::Done)
     }
 
     /// The agent's record, for one that was just made known.

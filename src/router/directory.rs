@@ -10,7 +10,7 @@ use std::{
     hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,8 @@ pub(super) struct Agent {
     /// `None`: named, but not registered.
     record: ArcSwapOption<AgentRecord>,
     sessions: Mutex<Vec<Arc<SessionCore>>>,
+    /// It was only named, and is not in the directory any more. Changed under the lock of its sessions, so that none is listed with it then.
+    is_forgotten: AtomicBool,
     /// Groups that it is a member of.
     #[expect(
         clippy::box_collection,
@@ -52,6 +54,7 @@ impl Agent {
             id,
             record: ArcSwapOption::new(record),
             sessions: Mutex::default(),
+            is_forgotten: AtomicBool::new(false),
             groups: Mutex::default(),
             subscriptions: AtomicUsize::new(0),
             last_seen: AtomicU64::new(now.as_millis()),
@@ -76,6 +79,11 @@ impl Agent {
 
     pub fn sessions(&self) -> MutexGuard<'_, Vec<Arc<SessionCore>>> {
         lock(&self.sessions)
+    }
+
+    /// Asked while its sessions are locked: a session listed now would be found by nobody.
+    pub fn is_forgotten(&self) -> bool {
+        self.is_forgotten.load(Ordering::Acquire)
     }
 
     pub fn groups(&self) -> Vec<GroupId> {
@@ -262,9 +270,12 @@ impl Directory {
         let Some(ById(agent)) = ordered.get(id.as_str()) else {
             return;
         };
-        if agent.is_registered() || !agent.sessions().is_empty() || lock(&agent.groups).is_some() {
+        let sessions = agent.sessions();
+        if agent.is_registered() || !sessions.is_empty() || lock(&agent.groups).is_some() {
             return;
         }
+        agent.is_forgotten.store(true, Ordering::Release);
+        drop(sessions);
         ordered.remove(id.as_str());
         self.agents.pin().remove(id.as_str());
         self.unregistered.fetch_sub(1, Ordering::Relaxed);

@@ -1,6 +1,9 @@
 //! Changes that meet: subscriptions, registrations, sessions that come and go.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::future::join_all;
 use weft::{
@@ -201,4 +204,33 @@ async fn a_session_is_not_held_up_by_messages_for_another_protocol_that_has_no_c
     slow.set_window(Window::DEFAULT);
     let slow = [next(&mut slows).await, next(&mut slows).await].map(|delivery| delivery.frame.body);
     assert_eq!(slow, ["slow 1", "slow 2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_forgotten_at_the_instant_of_an_attach_is_named_again() {
+    let fabric = fabric(Config::default()).await;
+    // Ended also where an assertion below ends the test.
+    struct Over(Arc<AtomicBool>);
+    impl Drop for Over {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let over = Over(Arc::default());
+    let forgetting = tokio::task::spawn_blocking({
+        let (fabric, is_over) = (fabric.clone(), over.0.clone());
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                fabric.forget_named(&id("bob"));
+            }
+        }
+    });
+    for _ in 0..2_000 {
+        let (session, receiver) = attach(&fabric, "bob").await;
+        let sessions = fabric.agent(&ANYONE, &id("bob")).map(|agent| agent.sessions);
+        assert_eq!(sessions, Ok(1), "it stands with the agent that others find");
+        drop((session, receiver));
+    }
+    drop(over);
+    forgetting.await.unwrap();
 }
