@@ -133,7 +133,7 @@ impl Credit {
         self.lane_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A chunk is in the lane.
+    /// A chunk is on its way into the lane, as its frames are.
     pub fn chunk_entered(&self) {
         self.lane_chunks.fetch_add(1, Ordering::Relaxed);
     }

@@ -101,7 +101,10 @@ impl<A> ShardState<A> {
             Some(ix) if !is_expired => self.pass_in_turns(ix, &run, out, gate),
             _ => (0, None),
         };
-        *lost(qos, out) += (all - passed) as u64;
+        // One of QoS 1 ends in one way: expired, or rejected.
+        if !(is_expired && qos.is_durable()) {
+            *lost(qos, out) += (all - passed) as u64;
+        }
         out.counts.accepted[qos as usize] += passed as u64;
         out.counts.handed_out[qos as usize] += passed as u64;
         out.counts.expired += if is_expired { all as u64 } else { 0 };
@@ -156,6 +159,7 @@ impl<A> ShardState<A> {
             });
             let Some(consumer) = picked else { continue };
             consumer.credit.enter_lane(1, bytes);
+            consumer.credit.chunk_entered();
             (passed, last) = (passed + 1, Some(consumer.id));
             out.passed_on.push(PassedOn {
                 consumer: consumer.id,
@@ -186,6 +190,7 @@ fn take_room(mut run: Run, credit: &Credit) -> Option<Run> {
         run.split_to(frames)?
     };
     credit.enter_lane(run.frames(), run.weight_bytes());
+    credit.chunk_entered();
     Some(run)
 }
 

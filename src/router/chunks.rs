@@ -41,13 +41,15 @@ impl<F: FnMut(ConsumerId, Priority, Chunk)> Chunks<F> {
         }
     }
 
-    /// Adds what one session gets at one priority; it goes with what came before it for the same.
-    pub fn add(&mut self, to: (ConsumerId, Priority), piece: Piece) {
-        if self.to != Some(to) {
+    /// Adds what one session gets at one priority; true where it goes with what came before it for the same.
+    pub fn add(&mut self, to: (ConsumerId, Priority), piece: Piece) -> bool {
+        let goes_with = self.to == Some(to);
+        if !goes_with {
             self.finish();
             self.to = Some(to);
         }
         self.pieces.push(piece);
+        goes_with
     }
 
     /// Pushes the last chunk.

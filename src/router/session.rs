@@ -210,7 +210,10 @@ impl SessionCore {
             bytes += piece.weight_bytes();
         }
         self.credit.enter_lane(frames, bytes);
-        self.credit.chunk_entered();
+        // So did the chunk, where it begins with a run.
+        if matches!(chunk.0.first(), Some(Piece::One(_))) {
+            self.credit.chunk_entered();
+        }
         if let Err(PushError::Full { item, .. } | PushError::Closed(item)) = self.lane.try_push(priority, chunk) {
             self.taken(&item);
         }

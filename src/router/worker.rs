@@ -308,6 +308,7 @@ impl Shards {
             return answer.for_each(|ask| ask.fail(FabricError::Overloaded { what, retry_after }));
         }
         self.choose_way(&mut publish);
+        let before = self.out.straight.len();
         let envelope = publish.answer.is_some().then(|| publish.frame.envelope.clone());
         self.run_shard(self.local(shard), |state, out, gate| {
             state.handle_publish(publish, now, out, gate);
@@ -319,6 +320,7 @@ impl Shards {
                 ask.fail(refusal(&verdict, envelope.address()));
             }
         });
+        self.count_straight(before);
     }
 
     fn settle(&mut self, settle: SettleCommand, now: Timestamp) {
@@ -697,11 +699,7 @@ impl Shards {
                 attached.core.push(priority, chunk);
             }
         });
-        for hand_out in self.out.hand_outs.drain(..) {
-            let to = (hand_out.consumer, hand_out.frame.envelope.priority());
-            self.counters.delivery_latency.record(waited(&hand_out.frame.stamp), 1);
-            chunks.add(to, delivery(hand_out));
-        }
+        // A sender's messages that pass were sent before those that are kept: it turns to keeping for good.
         for passed in self.out.passed_on.drain(..) {
             let PassedOn {
                 consumer,
@@ -712,13 +710,22 @@ impl Shards {
             if !self.sessions.contains_key(&consumer) {
                 // It left this worker's queues in this very step, and may have others.
                 credit.leave_lane(run.frames(), run.weight_bytes());
+                credit.chunk_left();
                 continue;
             }
             let to = (consumer, run.envelope().priority());
             self.counters
                 .delivery_latency
                 .record(waited(&run.stamp), run.frames() as u64);
-            chunks.add(to, Piece::Run { run, queue });
+            // Each was counted as a chunk when it was decided.
+            if chunks.add(to, Piece::Run { run, queue }) {
+                credit.chunk_left();
+            }
+        }
+        for hand_out in self.out.hand_outs.drain(..) {
+            let to = (hand_out.consumer, hand_out.frame.envelope.priority());
+            self.counters.delivery_latency.record(waited(&hand_out.frame.stamp), 1);
+            chunks.add(to, delivery(hand_out));
         }
         chunks.finish();
         for (consumer, waiting) in self.out.credited.drain(..) {

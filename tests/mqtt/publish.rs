@@ -269,3 +269,36 @@ fn no_local_publisher_of_v3_hears_itself() {
         assert_eq!(client.hear().text(), "echo");
     }
 }
+
+#[test]
+fn what_is_like_a_refused_message_is_refused_too_and_goes_nowhere_else() {
+    if peer() {
+        return; // it takes messages below `$SYS`
+    }
+    let broker = Broker::start();
+    for version in BOTH {
+        let mut subscriber = broker.client(version, "like-sub");
+        subscriber.subscribe("like", 1);
+        let mut client = broker.client(version, "like-pub");
+        let good = |payload, id| Publish::new("like", payload).qos(1, id).bytes(version);
+        let lost = Publish::new("$SYS/x", "lost").bytes(version);
+        client.send(&[good("1", 1), lost.clone(), lost.clone(), good("2", 2)].concat());
+        client.answered(PUBACK, 1);
+        client.answered(PUBACK, 2);
+        if version == V5 {
+            let refused = |id| Publish::new("$SYS/x", "lost").qos(1, id).bytes(version);
+            client.send(&[good("3", 3), refused(4), refused(5), good("4", 6)].concat());
+            for (id, is_refused) in [(3, false), (4, true), (5, true), (6, false)] {
+                let packet = client.packet();
+                assert_eq!((packet.kind(), packet.body[1]), (PUBACK, id));
+                assert_eq!(packet.body.get(2).is_some_and(|reason| *reason >= 0x80), is_refused);
+            }
+        }
+        let wanted: &[&str] = if version == V5 {
+            &["1", "2", "3", "4"]
+        } else {
+            &["1", "2"]
+        };
+        assert_eq!(payloads(&subscriber.until_fence(&broker)), wanted);
+    }
+}

@@ -292,8 +292,9 @@ impl Connection {
                         if let Packet::Connect(connect) = &packet {
                             self.encoder = Some(Encoder::new(connect.version, connect.packet_bytes_max));
                         }
+                        let before = self.actions.len();
                         self.machine.handle_packet(packet, now, &mut self.actions);
-                        publishes += self.take_twins();
+                        publishes += self.take_twins(before);
                     }
                     Ok(None) => break,
                     Err(malformed) => {
@@ -314,15 +315,19 @@ impl Connection {
         }
     }
 
-    /// Takes what follows and differs from the last packet in its payload and packet id alone; says how many those are.
-    fn take_twins(&mut self) -> u64 {
+    /// Takes what follows and differs from the last packet in its payload and packet id alone; says how many those are. `before`: how many
+    /// actions there were before that packet, which may have been refused: then what follows is refused one by one.
+    fn take_twins(&mut self, before: usize) -> u64 {
+        if self.actions.len() != before + 1 {
+            return 0;
+        }
         let Some(mut twin) = self.decoder.twin(&self.wire.input) else {
             return 0;
         };
         let is_one = |action: &mut Action| match action {
             Action::Publish {
                 frame, retain: false, ..
-            } => frame.envelope.qos() != Qos::ExactlyOnce,
+            } => frame.envelope.qos() != Qos::ExactlyOnce && frame.body.len() <= BODY_TOGETHER_BYTES,
             _ => false,
         };
         let Some(Action::Publish { ticket, frame, .. }) = self.actions.pop_if(is_one) else {

@@ -26,6 +26,14 @@ impl Shards {
         }
     }
 
+    /// Counts what the last message added to what goes straight, where it does.
+    pub(super) fn count_straight(&self, before: usize) {
+        if let Some(Straight { to, publish }) = self.out.straight.get(before) {
+            let under_way = &self.context.workers.of(*to).straight_bytes;
+            under_way.fetch_add(publish.frame.encoded_len(), Ordering::Relaxed);
+        }
+    }
+
     /// Sends what goes straight, to each worker together.
     pub(super) fn send_straight(&mut self) {
         if self.out.straight.is_empty() {
@@ -42,11 +50,6 @@ impl Shards {
             .zip(together)
             .filter(|(_, messages)| !messages.is_empty())
         {
-            let bytes = messages
-                .iter()
-                .map(|straight| straight.publish.frame.encoded_len())
-                .sum();
-            handle.straight_bytes.fetch_add(bytes, Ordering::Relaxed);
             handle.control(Control::Straight(messages));
         }
     }
@@ -86,16 +89,22 @@ impl Shards {
         for target in targets.iter() {
             counts[workers.index_of(target.home_shard())] += 1;
         }
-        let may_be_dropped = run.envelope().qos() == Qos::AtMostOnce;
         let involved = counts.iter().filter(|count| **count > 0).count();
         let answer = answer.map(|(ask, taken)| SharedAnswer::new(ask, self.accepted(source, &taken), involved));
+        // Where nobody waits for an answer nothing else bounds what is under way.
+        let may_be_dropped = answer.is_none();
+        let qos = run.envelope().qos();
         let copies = PassedCopies { run, targets, answer };
         for (handle, count) in workers.handles.iter().zip(counts).filter(|(_, count)| *count > 0) {
             if !may_be_dropped || handle.control.len() < PASSED_RELAYS_MAX {
                 handle.control(Control::PassedCopies(Box::new(copies.clone())));
             } else {
                 let dropped = copies.run.frames() as u64 * count;
-                self.counters.dropped.fetch_add(dropped, Ordering::Relaxed);
+                let counter = match qos {
+                    Qos::AtMostOnce => &self.counters.dropped,
+                    Qos::AtLeastOnce | Qos::ExactlyOnce => &self.counters.rejected,
+                };
+                counter.fetch_add(dropped, Ordering::Relaxed);
             }
         }
     }
