@@ -164,6 +164,7 @@ impl Fabric {
             if visibility == Visibility::Hidden || self.list_session(&agent, core)? == Listing::Done {
                 return Ok(agent);
             }
+            self.0.directory.wait_for_forgetting();
         }
         Err(FabricError::UnknownAgent(core.agent.clone()))
     }

@@ -281,6 +281,11 @@ impl Directory {
         self.unregistered.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Waits until whoever forgets an agent at this instant has done so.
+    pub fn wait_for_forgetting(&self) {
+        drop(self.ordered.read().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Agents that were named but never registered, have no session, and were last in use before `before`.
     pub fn unused_since(&self, before: Timestamp) -> Vec<AgentId> {
         let ordered = self.ordered.read().unwrap_or_else(PoisonError::into_inner);
