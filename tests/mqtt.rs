@@ -15,7 +15,11 @@ mod attack;
 mod connect;
 #[path = "mqtt/delivery.rs"]
 mod delivery;
+#[path = "mqtt/handshake.rs"]
+mod handshake;
 mod mqtt_driver;
+#[path = "mqtt/policy.rs"]
+mod policy;
 #[path = "mqtt/properties.rs"]
 mod properties;
 #[path = "mqtt/publish.rs"]

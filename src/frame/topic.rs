@@ -149,6 +149,24 @@ impl TopicFilter {
         }
         levels.next().is_none()
     }
+
+    /// True where this filter matches every name that the other one matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (wide, narrow) = (self.filter(), other.filter());
+        if narrow.starts_with('$') && wide.starts_with(['+', '#']) {
+            return false;
+        }
+        let mut levels = narrow.split('/');
+        for wanted in wide.split('/') {
+            match (wanted, levels.next()) {
+                ("#", _) => return true,
+                ("+", Some(level)) if level != "#" => {}
+                (wanted, Some(level)) if wanted == level => {}
+                _ => return false,
+            }
+        }
+        levels.next().is_none()
+    }
 }
 
 macro_rules! topic_text {
@@ -198,6 +216,35 @@ mod tests {
         TopicFilter::new(filter)
             .expect(filter)
             .matches(&TopicName::new(name).expect(name))
+    }
+
+    #[test]
+    fn a_filter_covers_what_matches_nothing_else() {
+        let covers = |wide: &str, narrow: &str| {
+            TopicFilter::new(wide)
+                .unwrap()
+                .covers(&TopicFilter::new(narrow).unwrap())
+        };
+        for (wide, narrow) in [
+            ("a/b", "a/b"),
+            ("a/+", "a/b"),
+            ("a/+", "a/+"),
+            ("a/#", "a"),
+            ("a/#", "a/+/c/#"),
+            ("#", "#"),
+        ] {
+            assert!(covers(wide, narrow), "{wide} {narrow}");
+        }
+        for (wide, narrow) in [
+            ("a/b", "a/+"),
+            ("a/+", "a/#"),
+            ("+", "a/b"),
+            ("a/b", "a"),
+            ("a", "a/b"),
+            ("#", "$SYS/#"),
+        ] {
+            assert!(!covers(wide, narrow), "{wide} {narrow}");
+        }
     }
 
     #[test]

@@ -209,12 +209,16 @@ impl Decoder {
             }
             kind::PUBLISH => flags,
             kind::PUBREL | kind::SUBSCRIBE | kind::UNSUBSCRIBE => 0b0010,
+            kind::SUBACK | kind::UNSUBACK if flags != 0 => return Err((Reason::MALFORMED_PACKET, "reserved flags")),
             kind::CONNACK | kind::SUBACK | kind::UNSUBACK | kind::PINGRESP => {
                 return Err((Reason::PROTOCOL_ERROR, "a packet that only servers send"));
             }
             kind::CONNECT | kind::PUBACK | kind::PUBREC | kind::PUBCOMP | kind::PINGREQ | kind::DISCONNECT => 0,
-            kind::AUTH if self.version == Some(Version::V5) => 0,
-            _ => return Err((Reason::MALFORMED_PACKET, "a packet type that does not exist")),
+            // No connection has an authentication method: whatever it says is out of place [MQTT-4.12.0-6].
+            kind::AUTH if self.version == Some(Version::V5) => {
+                return Err((Reason::PROTOCOL_ERROR, "AUTH without an authentication method"));
+            }
+            _ => return Err((Reason::PROTOCOL_ERROR, "a packet type that does not exist")),
         };
         match flags == wanted {
             true => Ok(()),

@@ -82,7 +82,7 @@ impl Encoder {
             }
             Packet::Pingresp => self.whole(kind::PINGRESP << 4, 0, into),
             Packet::Disconnect(disconnect) => self.disconnect(disconnect, into),
-            Packet::Connect(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::Pingreq | Packet::Auth => {
+            Packet::Connect(_) | Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::Pingreq => {
                 unreachable!("the session sends no client's packet")
             }
         }
@@ -112,9 +112,9 @@ impl Encoder {
         }
         let mut properties = std::mem::take(&mut self.scratch);
         let p = &mut properties;
+        put_u16(property::SERVER_KEEP_ALIVE, connack.server_keep_alive_s, p);
         put_u16(property::TOPIC_ALIAS_MAX, connack.topic_alias_max, p);
         put_text(property::ASSIGNED_CLIENT_ID, connack.assigned_client_id.as_deref(), p);
-        put_u16(property::SERVER_KEEP_ALIVE, connack.server_keep_alive_s, p);
         put_u32(property::SESSION_EXPIRY, connack.session_expiry_s, p);
         put_u32(property::PACKET_BYTES_MAX, connack.packet_bytes_max, p);
         put_text(property::REASON_STRING, connack.reason_string.as_deref(), p);

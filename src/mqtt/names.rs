@@ -44,7 +44,8 @@ impl NameError {
     /// What the client is answered.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Topic(_) | Self::NoAddress(_) | Self::Reserved => Reason::TOPIC_NAME_INVALID,
+            Self::Topic(_) | Self::NoAddress(_) => Reason::TOPIC_NAME_INVALID,
+            Self::Reserved => Reason::NOT_AUTHORIZED,
             Self::NoFilter => Reason::TOPIC_FILTER_INVALID,
             Self::ClientId { .. } => Reason::CLIENT_ID_NOT_VALID,
         }
@@ -232,12 +233,17 @@ mod tests {
             "$weft/agent/",
             "$weft/agent/a b",
             "$weft/reply/x",
-            "$SYS/x",
-            "$share/g/x",
             "$weft/",
         ] {
             let error = address_of_topic(topic).unwrap_err();
             assert_eq!(error.reason(), Reason::TOPIC_NAME_INVALID, "{topic}");
+        }
+        for topic in ["$SYS/x", "$share/g/x"] {
+            assert_eq!(
+                address_of_topic(topic).unwrap_err().reason(),
+                Reason::NOT_AUTHORIZED,
+                "{topic}"
+            );
         }
         assert_eq!(filter_of("$weft/agent/x"), Err(NameError::NoFilter));
         assert_eq!(filter_of("$share/g/$weft/inbox"), Err(NameError::NoFilter));

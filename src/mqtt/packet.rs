@@ -41,8 +41,6 @@ pub enum Packet {
     Pingreq,
     Pingresp,
     Disconnect(Disconnect),
-    /// Enhanced authentication, which is not offered: only that one came is kept.
-    Auth,
 }
 
 /// CONNECT.

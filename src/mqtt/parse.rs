@@ -57,10 +57,9 @@ pub(super) fn connect(body: &Bytes) -> Result<Packet, Malformed> {
     let version = match body.get(..FLAGS_AT) {
         Some([0, 4, b'M', b'Q', b'T', b'T', 4]) => Version::V311,
         Some([0, 4, b'M', b'Q', b'T', b'T', 5]) => Version::V5,
-        Some([0, 4, b'M', b'Q', b'T', b'T', level]) => {
-            // [3.1.1 MQTT-3.1.2-2]: answered in the form that the client is likeliest to read.
-            let version = if *level > 5 { Version::V5 } else { Version::V311 };
-            return Err(unsupported(Some(version)));
+        Some([0, 4, b'M', b'Q', b'T', b'T', _]) => {
+            // [3.1.1 MQTT-3.1.2-2], which has to be answered; MQTT 5 leaves it open.
+            return Err(unsupported(Some(Version::V311)));
         }
         Some([0, 6, b'M', b'Q', b'I', b's', b'd']) => return Err(unsupported(Some(Version::V311))),
         _ => return Err(unsupported(None)),
@@ -80,6 +79,34 @@ fn unsupported(version: Option<Version>) -> Malformed {
     }
 }
 
+/// What the library calls a protocol error of a SUBSCRIBE or UNSUBSCRIBE: a property that belongs to another packet, which is malformed
+/// (§2.2.2.2); or no filter at all, or subscription identifier 0, which are protocol errors indeed.
+fn in_subscription(error: MqttError, body: &[u8]) -> Failure {
+    let failure = failure(error);
+    match failure.0 == Reason::PROTOCOL_ERROR && has_foreign_property(body) {
+        true => malformed("a property of another packet"),
+        false => failure,
+    }
+}
+
+fn has_foreign_property(body: &[u8]) -> bool {
+    let behind_id = body.get(2..).unwrap_or_default();
+    let Ok(Some((length, bytes))) = read_length(behind_id) else {
+        return false;
+    };
+    let mut properties = behind_id.get(bytes..bytes + length).unwrap_or_default();
+    while let Ok((property, consumed)) = Property::parse(properties) {
+        if !matches!(
+            property,
+            Property::SubscriptionIdentifier(_) | Property::UserProperty(_)
+        ) {
+            return true;
+        }
+        properties = properties.get(consumed.max(1)..).unwrap_or_default();
+    }
+    false
+}
+
 /// Any packet after CONNECT. Its first byte was judged before.
 pub(super) fn packet(version: Version, first: u8, body: Bytes) -> Result<Packet, Failure> {
     let is_v5 = version == Version::V5;
@@ -96,18 +123,42 @@ pub(super) fn packet(version: Version, first: u8, body: Bytes) -> Result<Packet,
             session_expiry_s: None,
             reason_string: None,
         })),
-        kind::AUTH => v5_0::Auth::parse(&body).map(|_| Packet::Auth).map_err(failure),
         _ => Err(malformed("bytes in a packet that has none")),
     }
 }
 
 // --- fields ----------------------------------------------------------------------------------------------------------
 
-/// A string of the packet; the library has seen that it is UTF-8 without surrogates.
-fn text(text: &str) -> Result<String, Failure> {
-    match text.contains('\0') {
-        true => Err(malformed("U+0000 in a string")), // [MQTT-1.5.4-2]
-        false => Ok(text.to_owned()),
+/// A name of the packet: a client id, a user name, a topic or a filter. Without control characters and noncharacters, which MQTT
+/// lets a receiver refuse (§1.5.4): in names they are mistakes, or meant to deceive who reads a log.
+fn name(given: &str) -> Result<String, Failure> {
+    let is_odd =
+        |char: char| char.is_control() || matches!(char, '\u{fdd0}'..='\u{fdef}') || char as u32 & 0xfffe == 0xfffe;
+    match given.chars().any(is_odd) {
+        true => Err(malformed("a control character in a name")),
+        false => Ok(given.to_owned()),
+    }
+}
+
+/// The name of a topic, or a filter [MQTT-4.7.3-1].
+fn topic(given: &str) -> Result<String, Failure> {
+    match given.is_empty() {
+        true => Err(malformed("an empty topic")),
+        false => name(given),
+    }
+}
+
+/// What a filter of MQTT 5 that starts with `$share/` has to be [MQTT-4.8.2-1], [MQTT-4.8.2-2].
+fn shared(filter: &str) -> Result<(), Failure> {
+    let Some(rest) = filter.strip_prefix("$share/") else {
+        return Ok(());
+    };
+    match rest.split_once('/') {
+        Some((share, filter)) if !share.is_empty() && !has_wildcard(share) && !filter.is_empty() => Ok(()),
+        _ => Err((
+            Reason::PROTOCOL_ERROR,
+            "a shared subscription without a name or a filter",
+        )),
     }
 }
 
@@ -210,8 +261,8 @@ fn connect_of(version: Version, body: &Bytes) -> Result<Packet, Failure> {
 
 fn connect_v311(read: &v3_1_1::Connect) -> Result<Packet, Failure> {
     let will = match (read.will_topic(), read.will_payload()) {
-        (Some(topic), payload) => Some(Will {
-            topic: text(topic)?,
+        (Some(will), payload) => Some(Will {
+            topic: topic(will)?,
             payload: Bytes::copy_from_slice(payload.unwrap_or_default()),
             qos: qos(read.will_qos()),
             retain: read.will_retain(),
@@ -224,8 +275,8 @@ fn connect_v311(read: &v3_1_1::Connect) -> Result<Packet, Failure> {
         version: Version::V311,
         clean_start: read.clean_session(),
         keep_alive_s: read.keep_alive(),
-        client_id: text(read.client_id())?,
-        username: read.user_name().map(text).transpose()?,
+        client_id: name(read.client_id())?,
+        username: read.user_name().map(name).transpose()?,
         password: read.password().map(Bytes::copy_from_slice),
         will,
         session_expiry_s: 0,
@@ -257,8 +308,8 @@ fn connect_v5(flags: u8, body: &Bytes) -> Result<Packet, Failure> {
         version: Version::V5,
         clean_start: flags & CLEAN_START != 0,
         keep_alive_s: read.keep_alive(),
-        client_id: text(read.client_id())?,
-        username: read.user_name().map(text).transpose()?,
+        client_id: name(read.client_id())?,
+        username: read.user_name().map(name).transpose()?,
         password,
         will: will_v5(&read)?,
         session_expiry_s: 0,
@@ -305,7 +356,7 @@ fn last_binary(bytes: &[u8]) -> Result<Bytes, Failure> {
 }
 
 fn will_v5(read: &v5_0::Connect) -> Result<Option<Will>, Failure> {
-    let Some(topic) = read.will_topic() else {
+    let Some(will) = read.will_topic() else {
         return Ok(None);
     };
     let delay = read
@@ -313,7 +364,7 @@ fn will_v5(read: &v5_0::Connect) -> Result<Option<Will>, Failure> {
         .iter()
         .find(|property| matches!(property, Property::WillDelayInterval(_)));
     Ok(Some(Will {
-        topic: text(topic)?,
+        topic: topic(will)?,
         payload: Bytes::copy_from_slice(read.will_payload().unwrap_or_default()),
         qos: qos(read.will_qos()),
         retain: read.will_retain(),
@@ -330,13 +381,13 @@ fn publish(version: Version, flags: u8, body: Bytes) -> Result<Packet, Failure> 
         Version::V311 => {
             let (read, consumed) = v3_1_1::Publish::parse(flags, LibraryArc::from(&head[..])).map_err(failure)?;
             whole(consumed, &head)?;
-            (text(read.topic_name())?, read.packet_id(), None)
+            (name(read.topic_name())?, read.packet_id(), None)
         }
         Version::V5 => {
             let (read, _) = v5_0::Publish::parse(flags, LibraryArc::from(&head[..])).map_err(failure)?;
             minimal(read.size(), &head)?;
             (
-                text(read.topic_name())?,
+                name(read.topic_name())?,
                 read.packet_id(),
                 message_properties(read.props())?,
             )
@@ -410,8 +461,12 @@ fn ack(version: Version, kind: u8, body: &Bytes) -> Result<Packet, Failure> {
                 kind::PUBREL => v5_0::Pubrel::parse(body).map(|(_, consumed)| consumed),
                 _ => v5_0::Pubcomp::parse(body).map(|(_, consumed)| consumed),
             };
+            let reason = body.get(2).map_or(Reason::SUCCESS, |code| Reason(*code));
+            if !reason.is_of_ack(matches!(kind, kind::PUBACK | kind::PUBREC)) {
+                return Err((Reason::PROTOCOL_ERROR, "a reason code that the packet has not")); // [MQTT-3.4.2-1]
+            }
             whole(consumed.map_err(failure)?, body)?;
-            body.get(2).map_or(Reason::SUCCESS, |code| Reason(*code))
+            reason
         }
     };
     let ack = Ack::new(id, reason);
@@ -435,9 +490,12 @@ fn subscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
             (read.packet_id(), read.entries().clone(), None)
         }
         Version::V5 => {
-            let (read, consumed) = v5_0::Subscribe::parse(body).map_err(failure)?;
+            let (read, consumed) = v5_0::Subscribe::parse(body).map_err(|error| in_subscription(error, body))?;
             whole(consumed, body)?;
             texts(read.props())?;
+            for entry in read.entries() {
+                shared(entry.topic_filter())?;
+            }
             let is_id = |property: &&Property| matches!(property, Property::SubscriptionIdentifier(_));
             let mut ids = read.props().iter().filter(is_id);
             let id = ids.next().and_then(PropertyValueAccess::as_u32);
@@ -450,7 +508,7 @@ fn subscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
     let filter = |entry: &library::SubEntry| {
         let options = entry.sub_opts();
         Ok(Filter {
-            text: text(entry.topic_filter())?,
+            text: topic(entry.topic_filter())?,
             qos: qos(options.qos()),
             no_local: options.nl(),
             retain_as_published: options.rap(),
@@ -476,7 +534,7 @@ fn unsubscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
             (read.packet_id(), read.entries().clone())
         }
         Version::V5 => {
-            let (read, consumed) = v5_0::Unsubscribe::parse(body).map_err(failure)?;
+            let (read, consumed) = v5_0::Unsubscribe::parse(body).map_err(|error| in_subscription(error, body))?;
             whole(consumed, body)?;
             texts(read.props())?;
             (read.packet_id(), read.entries().clone())
@@ -486,7 +544,7 @@ fn unsubscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
         packet_id: PacketId::new(id).ok_or(malformed("packet id 0"))?,
         filters: filters
             .iter()
-            .map(|filter| text(filter.as_str()))
+            .map(|filter| topic(filter.as_str()))
             .collect::<Result<_, _>>()?,
     }))
 }

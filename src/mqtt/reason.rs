@@ -63,6 +63,23 @@ impl Reason {
         self.0 >= 0x80
     }
 
+    /// Whether PUBACK and PUBREC (`answers_publish`), or PUBREL and PUBCOMP, may say it (§3.4.2.1, §3.6.2.1).
+    pub const fn is_of_ack(self, answers_publish: bool) -> bool {
+        match self {
+            Self::SUCCESS => true,
+            Self::PACKET_ID_NOT_FOUND => !answers_publish,
+            Self::NO_MATCHING_SUBSCRIBERS
+            | Self::UNSPECIFIED
+            | Self::IMPLEMENTATION_SPECIFIC
+            | Self::NOT_AUTHORIZED
+            | Self::TOPIC_NAME_INVALID
+            | Self::PACKET_ID_IN_USE
+            | Self::QUOTA_EXCEEDED
+            | Self::PAYLOAD_FORMAT_INVALID => answers_publish,
+            _ => false,
+        }
+    }
+
     /// The return code of a 3.1.1 CONNACK (3.1.1 §3.2.2.3); `None` where 3.1.1 has none and the connection is closed without one.
     pub const fn connect_return_code(self) -> Option<u8> {
         match self {

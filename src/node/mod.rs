@@ -6,6 +6,7 @@ mod bind;
 pub mod config;
 mod edges;
 pub mod failure;
+pub mod policy;
 mod protocols;
 mod signals;
 mod storage;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::router::{
     Fabric,
     error::FabricError,
-    port::{AllowAll, Ports, Store},
+    port::{Ports, Store},
 };
 use bind::Sockets;
 use config::{Config, Gathered};
@@ -96,7 +97,7 @@ async fn start(config: &Config, quic: &Handle) -> Result<(Fabric, Edges), Failur
 async fn start_router(config: &Config, store: Arc<dyn Store>) -> Result<Fabric, Failure> {
     let ports = Ports {
         store,
-        policy: Arc::new(AllowAll),
+        policy: config.policy.policy(),
     };
     let started = Fabric::start(ports, config.router.clone()).await;
     started.map_err(|error| fabric_failure("the router cannot start", &error))

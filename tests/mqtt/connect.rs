@@ -6,20 +6,7 @@ use crate::mqtt_driver::{Version::*, *};
 fn yes(version: Version, present: u8) -> Vec<u8> {
     match version {
         V3 => vec![CONNACK, 2, present, 0],
-        // mosquitto announces 10 aliases.
-        V5 => vec![
-            CONNACK,
-            9,
-            present,
-            0,
-            6,
-            id::ALIAS_MAX,
-            0,
-            if peer() { 10 } else { 16 },
-            id::RECEIVE_MAX,
-            0,
-            20,
-        ],
+        V5 => vec![CONNACK, 9, present, 0, 6, id::ALIAS_MAX, 0, 10, id::RECEIVE_MAX, 0, 20],
     }
 }
 

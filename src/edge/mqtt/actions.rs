@@ -111,7 +111,7 @@ impl Connection {
         let mut round = Round::default();
         for action in actions.drain(..) {
             match action {
-                Action::Send(packet) => self.send(&packet),
+                Action::Send(packet) => self.send(&packet, now),
                 Action::Attach(attach) => {
                     let attached = Box::pin(self.attach(&attach)).await;
                     self.machine.handle_attached(attached, now, &mut self.actions);
@@ -157,7 +157,7 @@ impl Connection {
         self.record(round, now).await;
     }
 
-    fn send(&mut self, packet: &Packet) {
+    fn send(&mut self, packet: &Packet, now: Timestamp) {
         let version = self.machine.version();
         let encoder = self.encoder.get_or_insert_with(|| Encoder::new(version, None));
         match encoder.encode(packet, &mut self.wire.output) {
@@ -167,7 +167,14 @@ impl Connection {
                     self.edge.publishes_out.fetch_add(1, Relaxed);
                 }
             }
-            Err(error) => tracing::debug!(peer = %self.peer, %error, "a packet was not sent"),
+            Err(error) => {
+                tracing::debug!(peer = %self.peer, %error, "a packet was not sent");
+                // A message that is too large counts as sent [MQTT-3.1.2-25]; an answer that cannot be given leaves nothing to go on with.
+                if !matches!(packet, Packet::Publish(_)) {
+                    self.is_closing = true;
+                    self.machine.handle_lost(now, &mut self.actions);
+                }
+            }
         }
     }
 

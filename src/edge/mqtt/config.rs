@@ -24,6 +24,8 @@ pub struct Config {
     pub send_max: u16,
     /// Topic aliases that a client may set, and that are set towards it; 0: none.
     pub topic_alias_max: u16,
+    /// Largest packet that is taken, in bytes, and told to MQTT 5 clients (Maximum Packet Size); 0: what the largest message needs, untold.
+    pub packet_bytes_max: u32,
     /// Longest keep-alive in seconds, told to MQTT 5 clients that ask for a longer one or none; 0: theirs counts.
     pub keep_alive_max_s: u16,
     /// Longest that a session outlives its connection, in seconds; longer wishes are cut to it. 4294967295: for ever.
@@ -45,7 +47,8 @@ impl Default for Config {
             slow_consumer_timeout_ms: 10_000,
             receive_max: 20,
             send_max: 100,
-            topic_alias_max: 16,
+            topic_alias_max: 10,
+            packet_bytes_max: 0,
             keep_alive_max_s: 0,
             session_expiry_max_s: u32::MAX,
             subscriptions_max: 1_000,
@@ -72,6 +75,7 @@ impl Config {
             send_max: self.send_max.max(1),
             topic_alias_max: self.topic_alias_max,
             topic_alias_out_max: self.topic_alias_max,
+            packet_bytes_max: (self.packet_bytes_max > 0).then_some(self.packet_bytes_max),
             keep_alive_max_s: (self.keep_alive_max_s > 0).then_some(self.keep_alive_max_s),
             session_expiry_max_s: self.session_expiry_max_s,
             subscriptions_max: self.subscriptions_max,

@@ -8,7 +8,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -34,6 +37,8 @@ const READ_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that wait for the client from which on it gets no more deliveries, and from which on it is not read either.
 const OUTPUT_BYTES_FULL: usize = 256 * 1024;
 const OUTPUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A read of no more bytes is one packet or two of a client that sends now and then, for which order among clients is worth a turn.
+const FEW_BYTES: usize = 256;
 /// Deliveries taken at once.
 const TAKEN_MAX: usize = 1_024;
 /// Messages of one run, and the largest body that is copied into one, in bytes.
@@ -54,6 +59,8 @@ const SPARE_ACTIONS_MAX: usize = 2_048;
 thread_local! {
     /// An empty list of actions with room: an idle connection has none.
     static SPARE: Cell<Vec<Action>> = const { Cell::new(Vec::new()) };
+    /// A task that came first on this thread waits behind the others.
+    static HAS_STEPPED_ASIDE: Arc<AtomicBool> = Arc::default();
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES_MAX].into_boxed_slice());
 }
 
@@ -61,6 +68,46 @@ thread_local! {
 pub(super) fn serve(edge: Arc<Edge>, stream: Stream, peer: SocketAddr, pass: Pass) -> impl Future<Output = ()> + Send {
     // Boxed before it runs: a future keeps what it is given beside what it makes of it, and would hold every connection twice.
     Box::new(Connection::new(edge, stream, peer, pass)).run()
+}
+
+/// The outcome, and whether it had to be waited for.
+async fn waited<F: Future>(future: F) -> (F::Output, bool) {
+    let mut future = std::pin::pin!(future);
+    let mut has_waited = false;
+    let outcome = std::future::poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        has_waited |= polled.is_pending();
+        polled
+    });
+    (outcome.await, has_waited)
+}
+
+/// Lets those go first who were woken before. A worker of the runtime begins with the task that it woke last: of two clients of which
+/// one subscribes and the other one publishes right behind it, the second would be served first. Whoever comes first on a thread steps
+/// back behind the others, which then go on in their order.
+async fn step_aside() {
+    /// Resets the mark, also where the task is dropped.
+    struct Mark(Arc<AtomicBool>);
+    impl Drop for Mark {
+        fn drop(&mut self) {
+            self.0.store(false, Relaxed);
+        }
+    }
+    let mark = HAS_STEPPED_ASIDE.with(Arc::clone);
+    if mark.swap(true, Relaxed) {
+        return;
+    }
+    let _mark = Mark(mark);
+    let mut is_behind = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut is_behind, true) {
+            return Poll::Ready(());
+        }
+        // A task that wakes itself while it runs goes to the end of the line.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What woke the connection.
@@ -107,9 +154,11 @@ pub(super) struct Connection {
 
 impl Connection {
     fn new(edge: Arc<Edge>, stream: Stream, peer: SocketAddr, pass: Pass) -> Self {
-        let limits = Limits {
-            packet_bytes_max: edge.door.fabric.config().message_bytes_max + FIELDS_BYTES_MAX,
+        let packet_bytes_max = match edge.config.packet_bytes_max {
+            0 => edge.door.fabric.config().message_bytes_max + FIELDS_BYTES_MAX,
+            told => told as usize,
         };
+        let limits = Limits { packet_bytes_max };
         let spare_id = format!("auto-{}", uuid::Uuid::now_v7().as_simple());
         Self {
             wire: Wire {
@@ -136,7 +185,10 @@ impl Connection {
 
     async fn run(mut self: Box<Self>) {
         while !self.is_closing {
-            let event = self.event().await;
+            let (event, has_waited) = waited(self.event()).await;
+            if has_waited && matches!(event, Event::Read(bytes) if bytes <= FEW_BYTES) {
+                step_aside().await;
+            }
             // Boxed: what it needs is needed once a wake-up, and would be there in every idle connection.
             self.actions = SPARE.take();
             Box::pin(self.on(event)).await;
@@ -253,6 +305,9 @@ impl Connection {
             Event::Written | Event::Answers | Event::Session(SessionEvent::Deliveries) => {}
             Event::Session(SessionEvent::Goodbye(goodbye)) => {
                 let goodbye = outcome::goodbye(goodbye);
+                if goodbye == Goodbye::Draining {
+                    self.hear_out(now).await;
+                }
                 self.machine.handle_goodbye(goodbye, now, &mut self.actions);
             }
             Event::Wanted => self.machine.handle_goodbye(Goodbye::TakenOver, now, &mut self.actions),
@@ -262,6 +317,17 @@ impl Connection {
         self.settle_up(now).await;
         // Reading may have been held back.
         if !self.wire.input.is_empty() && !self.is_closing {
+            self.take_packets(now).await;
+        }
+    }
+
+    /// Takes what the client sent before it could know that the node stops, so that what it acknowledged does not come again.
+    async fn hear_out(&mut self, now: Timestamp) {
+        // The runtime looks at its sockets.
+        tokio::task::yield_now().await;
+        let read = std::future::poll_fn(|cx| Poll::Ready(self.wire.poll_read(cx))).await;
+        if let Poll::Ready(Ok(bytes)) = read {
+            Counters::add(&self.wire.counters.bytes_in, bytes);
             self.take_packets(now).await;
         }
     }

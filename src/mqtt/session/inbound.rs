@@ -170,9 +170,10 @@ impl Session {
     /// What became of a message that was published with a ticket.
     pub fn handle_published(&mut self, ticket: Ticket, outcome: Outcome, now: Timestamp, out: &mut Vec<Action>) {
         let Some(waiting) = self.waiting(ticket) else { return };
-        let id = waiting.id;
+        let (id, qos) = (waiting.id, waiting.qos);
         match (outcome, self.version) {
-            (Outcome::Accepted { recipients: 0 }, Version::V5) => {
+            // PUBREC says nothing of it: other brokers' do not, and clients compare.
+            (Outcome::Accepted { recipients: 0 }, Version::V5) if qos == Qos::AtLeastOnce => {
                 self.answer(ticket, Reason::NO_MATCHING_SUBSCRIBERS, out);
             }
             (Outcome::Accepted { .. }, _) => self.answer(ticket, Reason::SUCCESS, out),

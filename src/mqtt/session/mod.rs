@@ -381,13 +381,10 @@ impl Session {
             Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(unsubscribe, out),
             Packet::Pingreq => out.push(Action::Send(Packet::Pingresp)), // [MQTT-3.12.4-1]
             Packet::Disconnect(disconnect) => self.handle_disconnect(&disconnect, now, out),
-            // A second CONNECT [MQTT-3.1.0-2]; AUTH without a method [MQTT-4.12.0-6]; and what only servers send.
-            Packet::Connect(_)
-            | Packet::Connack(_)
-            | Packet::Auth
-            | Packet::Suback(..)
-            | Packet::Unsuback(..)
-            | Packet::Pingresp => self.fail(Reason::PROTOCOL_ERROR, now, out),
+            // A second CONNECT [MQTT-3.1.0-2]; and what only servers send.
+            Packet::Connect(_) | Packet::Connack(_) | Packet::Suback(..) | Packet::Unsuback(..) | Packet::Pingresp => {
+                self.fail(Reason::PROTOCOL_ERROR, now, out)
+            }
         }
     }
 
@@ -396,12 +393,17 @@ impl Session {
         match &self.phase {
             Phase::Over => {}
             Phase::Fresh { .. } => {
-                // Whoever speaks no version of MQTT is not answered [MQTT-3.1.0-1]; §4.13.
-                if let Some(version) = malformed.version {
-                    self.version = version;
-                    self.refuse(malformed.reason, out);
-                } else {
-                    self.over(malformed.reason, out);
+                // Only whoever speaks another version of MQTT is answered [3.1.1 MQTT-3.1.2-2]. Of a CONNECT that cannot be read it is
+                // not known what its sender would make of an answer (§4.13.1 leaves it open).
+                match malformed
+                    .version
+                    .filter(|_| malformed.reason == Reason::UNSUPPORTED_VERSION)
+                {
+                    Some(version) => {
+                        self.version = version;
+                        self.refuse(malformed.reason, out);
+                    }
+                    None => self.over(malformed.reason, out),
                 }
             }
             _ => self.fail(malformed.reason, now, out),

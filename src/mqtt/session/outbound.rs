@@ -291,6 +291,14 @@ impl Outbound {
         Some(flight)
     }
 
+    /// A message of this QoS was sent under the id over this connection and its answer is not there: an answer of the other QoS is
+    /// out of place [MQTT-4.3.2-2], [MQTT-4.3.3-3].
+    fn is_awaiting(&self, id: PacketId, qos: Qos) -> bool {
+        let flight = self.flights.get(&id.get());
+        flight.is_some_and(|flight| flight.qos == qos && flight.in_window)
+            || (qos == Qos::AtLeastOnce && self.passing.contains(&id.get()))
+    }
+
     fn flight(&mut self, id: PacketId, qos: Qos) -> Option<&mut Flight> {
         self.flights.get_mut(&id.get()).filter(|flight| flight.qos == qos)
     }
@@ -533,7 +541,9 @@ impl Session {
     // --- acknowledgements --------------------------------------------------------------------------------------------
 
     pub(super) fn handle_puback(&mut self, ack: &Ack, now: Timestamp, out: &mut Vec<Action>) {
-        if self.outbound.land_passing(ack.packet_id) {
+        if self.outbound.is_awaiting(ack.packet_id, Qos::ExactlyOnce) {
+            self.fail(Reason::PROTOCOL_ERROR, now, out);
+        } else if self.outbound.land_passing(ack.packet_id) {
             self.send_waiting(now, out);
         } else if self.outbound.flight(ack.packet_id, Qos::AtLeastOnce).is_some() {
             // A refusal settles too: the message is not sent again (§4.3.2).
@@ -545,7 +555,13 @@ impl Session {
 
     pub(super) fn handle_pubrec(&mut self, ack: &Ack, now: Timestamp, out: &mut Vec<Action>) {
         let id = ack.packet_id;
+        if self.outbound.is_awaiting(id, Qos::AtLeastOnce) {
+            return self.fail(Reason::PROTOCOL_ERROR, now, out);
+        }
         let Some(flight) = self.outbound.flight(id, Qos::ExactlyOnce) else {
+            if ack.reason.is_failure() {
+                return; // The handshake is over, on both sides.
+            }
             let reason = match self.version {
                 Version::V5 => Reason::PACKET_ID_NOT_FOUND,
                 Version::V311 => Reason::SUCCESS,
@@ -587,9 +603,13 @@ impl Session {
 
     pub(super) fn handle_pubcomp(&mut self, ack: &Ack, now: Timestamp, out: &mut Vec<Action>) {
         let id = ack.packet_id;
-        let flight = self.outbound.flight(id, Qos::ExactlyOnce);
-        if flight.is_some_and(|flight| flight.stage == Stage::Released) {
-            self.complete_sent(id, now, out);
+        let stage = self.outbound.flight(id, Qos::ExactlyOnce).map(|flight| flight.stage);
+        match stage {
+            Some(Stage::Released) => self.complete_sent(id, now, out),
+            // Before its PUBREL.
+            Some(Stage::Sent) => self.fail(Reason::PROTOCOL_ERROR, now, out),
+            None if self.outbound.is_awaiting(id, Qos::AtLeastOnce) => self.fail(Reason::PROTOCOL_ERROR, now, out),
+            _ => {}
         }
     }
 

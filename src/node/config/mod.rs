@@ -30,7 +30,7 @@ pub use listen::Listen;
 
 use crate::{
     edge::{grpc, http, mqtt, quic, tls, webhook, websocket},
-    node::telemetry,
+    node::{policy, telemetry},
     router,
     store::embedded,
 };
@@ -40,6 +40,7 @@ use crate::{
 pub struct Config {
     pub node: Node,
     pub registration: Registration,
+    pub policy: policy::Config,
     pub http: Http,
     pub grpc: Grpc,
     pub quic: Quic,
