@@ -7,7 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::port::StoreError;
-use crate::frame::{Address, AgentId, Capability, EnvelopeError, GroupId, record::Reason};
+use crate::frame::{Address, AgentId, Capability, EnvelopeError, GroupId, excerpt, record::Reason};
 
 /// Whose fault an error is, which is also what decides an edge's status class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub enum FabricError {
     BodyTooLarge { bytes: usize, max: usize },
     #[error("{what}: at most {max} are allowed; close or remove some first")]
     TooMany { what: &'static str, max: usize },
-    #[error("{address} holds all that it may ({bound}); retry once its receiver has caught up")]
+    #[error("{} holds all that it may ({bound}); retry once its receiver has caught up", excerpt(.address.as_str()))]
     QueueFull {
         address: Address,
         bound: &'static str,

@@ -125,7 +125,8 @@ impl Topics {
     }
 }
 
-/// Depth is bounded by the levels of a topic name (`TOPIC_LEVELS_MAX`).
+/// Depth is bounded by the levels of a topic name (`TOPIC_LEVELS_MAX`). One path leads to each node, so a match looks at each at most
+/// once: what it costs is bounded by what the filters are.
 fn collect(node: &Node, levels: &[&str], wildcards: bool, found: &mut Vec<Subscriber>) {
     let take = |node: &Node, found: &mut Vec<Subscriber>| {
         if let Some(subscribers) = &*node.subscribers.load() {
@@ -151,6 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::frame::limits::TOPIC_LEVELS_MAX;
 
     fn queue(number: usize) -> Address {
         format!("agent:a{number}#q").parse().unwrap()
@@ -170,6 +172,51 @@ mod tests {
         assert_eq!(queues(topics.matching(&TopicName::new("a/b/c").unwrap())), [queue(1)]);
         filters.iter().for_each(|filter| topics.remove(filter, &queue(1)));
         assert!(topics.root.is_empty());
+    }
+
+    /// Distinct filters of so many levels that all match `x/x/…`: each level is `+` or `x`, as the bits of the filter's number say, again
+    /// and again.
+    fn mixed(count: usize, levels: usize) -> Vec<TopicFilter> {
+        let filter = |number: usize| {
+            let level = |at: usize| if number >> (at % 10) & 1 == 1 { "+" } else { "x" };
+            TopicFilter::new((0..levels).map(level).collect::<Vec<_>>().join("/")).unwrap()
+        };
+        (0..count).map(filter).collect()
+    }
+
+    #[test]
+    fn a_deep_name_visits_each_node_of_the_trie_once_however_filters_mix_wildcards_and_names() {
+        let topics = Topics::default();
+        let filters = mixed(1_000, 200);
+        for (at, filter) in filters.iter().enumerate() {
+            topics.insert(filter, &queue(at));
+        }
+        let name = TopicName::new(["x"; 200].join("/")).unwrap();
+        assert_eq!(topics.matching(&name).len(), filters.len());
+        assert!(
+            topics
+                .matching(&TopicName::new(["x"; 199].join("/")).unwrap())
+                .is_empty()
+        );
+        for (at, filter) in filters.iter().enumerate() {
+            topics.remove(filter, &queue(at));
+        }
+        assert!(topics.root.is_empty());
+    }
+
+    #[test]
+    fn the_deepest_filters_are_matched_and_let_go_of_on_a_small_stack() {
+        const STACK_BYTES: usize = 512 * 1024;
+        let deepest = || {
+            let topics = Topics::default();
+            for filter in mixed(4, TOPIC_LEVELS_MAX) {
+                topics.insert(&filter, &queue(1));
+            }
+            let name = TopicName::new(["x"; TOPIC_LEVELS_MAX].join("/")).unwrap();
+            assert_eq!(queues(topics.matching(&name)), [queue(1)]);
+        };
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(deepest);
+        thread.unwrap().join().unwrap();
     }
 
     proptest! {
