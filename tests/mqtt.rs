@@ -15,6 +15,8 @@ mod attack;
 mod connect;
 #[path = "mqtt/delivery.rs"]
 mod delivery;
+#[path = "mqtt/long.rs"]
+mod long;
 mod mqtt_driver;
 #[path = "mqtt/properties.rs"]
 mod properties;
