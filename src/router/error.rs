@@ -155,3 +155,18 @@ impl From<StoreError> for FabricError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeats_no_more_than_the_beginning_of_a_long_topic() {
+        let full = FabricError::QueueFull {
+            address: format!("topic:{}", "ä".repeat(32_000)).parse().unwrap(),
+            bound: "messages",
+            retry_after: Duration::ZERO,
+        };
+        assert!(full.to_string().len() < 256);
+    }
+}
