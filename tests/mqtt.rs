@@ -17,6 +17,8 @@ mod connect;
 mod delivery;
 #[path = "mqtt/handshake.rs"]
 mod handshake;
+#[path = "mqtt/long.rs"]
+mod long;
 mod mqtt_driver;
 #[path = "mqtt/policy.rs"]
 mod policy;

@@ -10,6 +10,8 @@ mod mqtt_driver;
 mod real_http;
 #[path = "mqtt_cross/requests.rs"]
 mod requests;
+#[path = "mqtt_cross/topics.rs"]
+mod topics;
 
 use std::time::Duration;
 

@@ -243,6 +243,50 @@ async fn topics_reach_their_subscribers_until_they_unsubscribe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_longest_topics_travel_in_batches_that_are_not_too_large_to_read() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let (alice, bob) = (sender(&client, "alice").await, session(&client, "bob").await);
+    let long = format!("long/{}", "x".repeat(65_530));
+    let topic = || Message::to_topic(&TopicName::new(&long).unwrap());
+    // Twins, whose envelopes together are more than a batch may unpack to.
+    let mut sent = Vec::new();
+    for number in 0..600 {
+        sent.push(alice.send(topic().text(number.to_string())).await.unwrap());
+    }
+    for sent in sent {
+        assert_eq!(within(sent).await.unwrap().recipients, 0);
+    }
+    within(bob.subscribe(&[TopicFilter::new(&long).unwrap()]))
+        .await
+        .unwrap();
+    for number in 0..50 {
+        assert_eq!(
+            send(&alice, topic().text(number.to_string())).await.unwrap().recipients,
+            1
+        );
+    }
+    for number in 0..50 {
+        let delivery = recv(&bob).await;
+        assert_eq!(
+            (text(&delivery), delivery.to().len()),
+            (number.to_string(), 6 + long.len())
+        );
+        within(delivery.ack()).await.unwrap();
+    }
+    let many: Vec<_> = (0..17)
+        .map(|number| TopicFilter::new(format!("{number}/{long}").split_at(65_000).0).unwrap())
+        .collect();
+    assert!(
+        within(bob.subscribe(&many)).await.is_err(),
+        "refused, and the session goes on"
+    );
+    within(bob.subscribe(&many[..14])).await.unwrap();
+    assert!(within(bob.subscribe(&many[14..16])).await.is_err());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_answered_for_itself_whether_the_client_or_the_fabric_refuses_it() {
     let config = Config {
         registration_required: true,

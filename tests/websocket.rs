@@ -746,7 +746,7 @@ async fn every_ping_is_answered_in_order_and_a_close_with_its_own_code() {
 #[tokio::test]
 async fn binary_text_that_is_none_and_too_much_of_it_have_their_own_close_codes() {
     let node = Node::start().await;
-    let too_long = ((1024_u64 * 1024 * 4 / 3) + 70_000).to_be_bytes();
+    let too_long = ((1024_u64 * 1024 * 4 / 3) + 400_000).to_be_bytes();
     let too_large = [&[0x81, 0xff][..], &too_long, &[0; 4]].concat();
     for (bytes, expected) in [
         (frame(0x82, b"x"), 1003),

@@ -9,7 +9,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    grammar::{check_segmented, is_token},
+    grammar::{check_segmented, excerpt, is_token},
     id::{AgentId, Capability, GroupId, IdError, ShardId},
     limits::TOKEN_BYTES_MAX,
     topic::{TopicError, TopicFilter, TopicName},
@@ -238,7 +238,7 @@ impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse()
-            .map_err(|error| serde::de::Error::custom(format!("{text:?} {error}")))
+            .map_err(|error| serde::de::Error::custom(format!("{:?} {error}", excerpt(&text))))
     }
 }
 

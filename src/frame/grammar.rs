@@ -92,6 +92,12 @@ fn check_length(text: &str, max: usize) -> Result<(), IdError> {
     }
 }
 
+/// As much of a text from outside as an error or a line of a log repeats: names of topics have 64 KiB.
+pub(crate) fn excerpt(text: &str) -> &str {
+    const EXCERPT_BYTES_MAX: usize = 128;
+    &text[..text.floor_char_boundary(EXCERPT_BYTES_MAX)]
+}
+
 /// The character at the first byte that is in no class. All before it are ASCII, so a character begins there.
 fn character(text: &str, at: usize) -> char {
     text.get(at..)

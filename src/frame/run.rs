@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     entry::{Entry, EntryError, EntryReader, EntryWriter, LastId},
     envelope::Envelope,
+    limits::RUN_ENVELOPES_BYTES_MAX,
     wire::{Frame, PREFIX_BYTES, Stamp},
 };
 
@@ -96,6 +97,11 @@ impl Run {
             Entries::One(_) => 1,
             Entries::Packed(packed) => packed.frames,
         }
+    }
+
+    /// Bytes that its frames' envelopes have, each counted whole.
+    pub fn envelope_bytes(&self) -> usize {
+        self.frames() * self.envelope.as_bytes().len()
     }
 
     /// Bytes of all bodies.
@@ -273,6 +279,8 @@ pub struct RunBuilder {
     writer: EntryWriter,
     bytes: BytesMut,
     frames: usize,
+    /// As many as stand for [`RUN_ENVELOPES_BYTES_MAX`].
+    frames_max: usize,
     body_bytes: usize,
     body_bytes_max: usize,
 }
@@ -284,6 +292,7 @@ impl RunBuilder {
             writer: EntryWriter::new(first.envelope.id().as_bytes()),
             bytes: BytesMut::new(),
             frames: 1,
+            frames_max: RUN_ENVELOPES_BYTES_MAX / first.envelope.as_bytes().len(),
             body_bytes: first.body.len(),
             body_bytes_max: first.body.len(),
             first,
@@ -296,9 +305,9 @@ impl RunBuilder {
     }
 
     /// Adds a frame that differs from the first one in nothing but the id and the body, which is copied. False, and nothing
-    /// added, where the id is none or of another length. `room`: bytes that the run's buffer begins with.
+    /// added, where the id is none or of another length, or the frames' envelopes would be more than 4 MiB. `room`: bytes that the run's buffer begins with.
     pub fn push(&mut self, id: &[u8], body: &[u8], room: usize) -> bool {
-        let Some(shared) = self.writer.shared(id) else {
+        let Some(shared) = self.writer.shared(id).filter(|_| self.frames < self.frames_max) else {
             return false;
         };
         if self.frames == 1 {
@@ -389,6 +398,19 @@ mod tests {
         assert!(!builder.push(b"m 1", b"", 0), "no message id");
         assert!(builder.push(b"m-2", b"", 0));
         assert_eq!(builder.finish().frames(), 2);
+    }
+
+    #[test]
+    fn a_run_to_a_long_topic_is_short() {
+        let to = |topic: &str| {
+            let draft = Draft::new("m-0".parse().unwrap(), "a".parse().unwrap(), topic.parse().unwrap());
+            Frame::new(draft.archive().unwrap(), Bytes::new()).unwrap()
+        };
+        let mut builder = RunBuilder::new(to(&format!("topic:{}", "x".repeat(60_000))));
+        while builder.push(b"m-1", b"", 0) {}
+        let run = builder.finish();
+        assert!((2..100).contains(&run.frames()));
+        assert!(run.envelope_bytes() <= RUN_ENVELOPES_BYTES_MAX);
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use super::limits::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX};
+use super::{
+    grammar::excerpt,
+    limits::{TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX},
+};
 
 /// Why a text is not a topic name or filter. Always the caller's fault; never worth a retry.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -64,7 +67,7 @@ fn check_filter_levels(text: &str) -> Result<(), TopicError> {
 pub struct TopicName(Arc<str>);
 
 impl TopicName {
-    /// Checks the text: 1–255 bytes, at most 32 levels, no control characters, no wildcards.
+    /// Checks the text: 1–65,535 bytes, at most 256 levels, no control characters, no wildcards.
     pub fn new(text: impl AsRef<str>) -> Result<Self, TopicError> {
         let text = text.as_ref();
         Self::check(text)?;
@@ -193,7 +196,7 @@ macro_rules! topic_text {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                Self::new(&text).map_err(|error| serde::de::Error::custom(format!("{text:?} {error}")))
+                Self::new(&text).map_err(|error| serde::de::Error::custom(format!("{:?} {error}", excerpt(&text))))
             }
         }
     };
@@ -294,7 +297,29 @@ mod tests {
             assert_eq!(TopicFilter::new(filter), Err(error), "{filter:?}");
         }
         assert_eq!(TopicName::new("a/+"), Err(TopicError::WildcardInName('+')));
-        assert_eq!(TopicName::new("a/".repeat(40)), Err(TopicError::TooDeep { levels: 41 }));
+    }
+
+    #[test]
+    fn names_and_filters_are_as_long_as_mqtts_and_256_levels_deep() {
+        let long = "x".repeat(TOPIC_BYTES_MAX);
+        assert!(TopicName::new(&long).is_ok() && TopicFilter::new(&long).is_ok());
+        let shared = format!("$share/g/{}", &long["$share/g/".len()..]);
+        assert_eq!(TopicFilter::new(&shared).unwrap().share(), Some("g"));
+        let share = format!("$share/{}/x", &long["$share//x".len()..]);
+        assert_eq!(TopicFilter::new(&share).unwrap().filter(), "x");
+        let longer = Err(TopicError::TooLong {
+            bytes: TOPIC_BYTES_MAX + 1,
+        });
+        assert_eq!(TopicName::new(format!("{long}x")), longer);
+        for deep in [
+            "/".repeat(255),
+            format!("{}d", "abc/".repeat(255)),
+            format!("{}#", "+/".repeat(255)),
+        ] {
+            assert!(TopicFilter::new(&deep).is_ok());
+            let deeper = Err(TopicError::TooDeep { levels: 257 });
+            assert_eq!(TopicFilter::new(format!("/{deep}")), deeper);
+        }
     }
 
     #[test]

@@ -6,11 +6,17 @@ use std::collections::HashMap;
 
 use super::reason::Reason;
 
+/// Bytes of the names that a client's aliases stand for: sixteen of the longest. Beyond, the client is disconnected (0x97).
+const NAMES_IN_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the names that aliases towards a client stand for. Beyond, further topics go by their names.
+const NAMES_OUT_BYTES_MAX: usize = 128 * 1024;
+
 /// Aliases that the client uses.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AliasesIn {
     max: u16,
     topics: HashMap<u16, String>,
+    bytes: usize,
 }
 
 impl AliasesIn {
@@ -19,6 +25,7 @@ impl AliasesIn {
         Self {
             max,
             topics: HashMap::new(),
+            bytes: 0,
         }
     }
 
@@ -31,6 +38,12 @@ impl AliasesIn {
         if topic.is_empty() {
             return self.topics.get(&alias).cloned().ok_or(Reason::PROTOCOL_ERROR);
         }
+        let earlier = self.topics.get(&alias).map_or(0, String::len);
+        let bytes = self.bytes - earlier + topic.len();
+        if bytes > NAMES_IN_BYTES_MAX {
+            return Err(Reason::QUOTA_EXCEEDED);
+        }
+        self.bytes = bytes;
         self.topics.insert(alias, topic.clone());
         Ok(topic)
     }
@@ -41,6 +54,7 @@ impl AliasesIn {
 pub(super) struct AliasesOut {
     max: u16,
     aliases: HashMap<String, u16>,
+    bytes: usize,
 }
 
 /// How a topic goes out.
@@ -60,6 +74,7 @@ impl AliasesOut {
         Self {
             max: client_max.min(own_max),
             aliases: HashMap::new(),
+            bytes: 0,
         }
     }
 
@@ -70,14 +85,19 @@ impl AliasesOut {
         }
         match self.aliases.get(topic) {
             Some(alias) => Naming::Alias(*alias),
-            None if self.aliases.len() < usize::from(self.max) => Naming::Set(self.aliases.len() as u16 + 1),
+            None if self.has_room(topic) => Naming::Set(self.aliases.len() as u16 + 1),
             None => Naming::Name,
         }
+    }
+
+    fn has_room(&self, topic: &str) -> bool {
+        self.aliases.len() < usize::from(self.max) && self.bytes + topic.len() <= NAMES_OUT_BYTES_MAX
     }
 
     /// The PUBLISH went out.
     pub fn sent(&mut self, topic: &str, naming: Naming) {
         if let Naming::Set(alias) = naming {
+            self.bytes += topic.len();
             self.aliases.insert(topic.to_owned(), alias);
         }
     }
@@ -98,6 +118,27 @@ mod tests {
         assert_eq!(aliases.resolve(Some(2), String::new()), Ok("b".into()));
         assert_eq!(aliases.resolve(Some(3), "c".into()), Err(Reason::TOPIC_ALIAS_INVALID));
         assert_eq!(aliases.resolve(Some(0), "c".into()), Err(Reason::TOPIC_ALIAS_INVALID));
+    }
+
+    #[test]
+    fn aliases_of_long_names_are_bounded_by_their_bytes() {
+        let long = |n: usize| format!("{n:05}{}", "x".repeat(65_530));
+        let mut aliases = AliasesIn::new(100);
+        for n in 1..=16 {
+            assert_eq!(aliases.resolve(Some(n), long(n.into())), Ok(long(n.into())));
+        }
+        assert_eq!(aliases.resolve(Some(17), long(17)), Err(Reason::QUOTA_EXCEEDED));
+        assert_eq!(aliases.resolve(Some(16), "a".into()), Ok("a".into()));
+        assert_eq!(aliases.resolve(Some(17), long(17)), Ok(long(17)));
+
+        let mut aliases = AliasesOut::new(100, 100);
+        for n in 1..=2 {
+            assert_eq!(aliases.naming(&long(n)), Naming::Set(n as u16));
+            aliases.sent(&long(n), Naming::Set(n as u16));
+        }
+        assert_eq!(aliases.naming(&long(3)), Naming::Name);
+        assert_eq!(aliases.naming("a"), Naming::Set(3));
+        assert_eq!(aliases.naming(&long(1)), Naming::Alias(1));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::reason::Reason;
 use crate::frame::{
-    Address, AddressKind, AgentId, Capability, GroupId, TopicError, TopicFilter, TopicName, limits::TOKEN_BYTES_MAX,
+    Address, AddressKind, AgentId, Capability, GroupId, TopicError, TopicFilter, TopicName, excerpt,
+    limits::TOKEN_BYTES_MAX,
 };
 
 /// The filter that opens the client's inbox, and the topic that its messages arrive on.
@@ -73,7 +74,7 @@ pub(super) fn address_of_topic(topic: &str) -> Result<Address, NameError> {
         }
         _ => None,
     };
-    parse().ok_or_else(|| NameError::NoAddress(topic.to_owned()))
+    parse().ok_or_else(|| NameError::NoAddress(excerpt(topic).to_owned()))
 }
 
 /// The topic that a message to this address is answered or sent on. The inverse of [`address_of_topic`].

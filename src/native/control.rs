@@ -10,8 +10,9 @@ use crate::frame::{Seq, ShardId};
 
 /// Bytes of a frame's length.
 pub const LENGTH_BYTES: usize = 4;
-/// Longest frame, in bytes, behind its length: 1,000 delivery ids, or 1,000 refusals with some hundred bytes of text each.
-pub const FRAME_BYTES_MAX: usize = 512 * 1024;
+/// Longest frame, in bytes, behind its length: 1,000 delivery ids, 1,000 refusals with some hundred bytes of text each, or all the filters
+/// that an agent may have, 1 MiB.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024 + 128 * 1024;
 /// Longest frame before the peer is known: a greeting with a large token.
 pub const GREETING_BYTES_MAX: usize = 16 * 1024;
 /// Most delivery ids, filters, receipts or failures of one frame.

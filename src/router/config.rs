@@ -74,6 +74,8 @@ pub struct Config {
     pub sessions_max: usize,
     /// Topic subscriptions of one agent; above it subscribing is refused.
     pub subscriptions_per_agent_max: usize,
+    /// Bytes of one agent's topic subscriptions, each counted as its filter's bytes and 24 for each level; above it subscribing is refused.
+    pub subscription_bytes_per_agent_max: usize,
     /// Retained messages of this node; above it a further topic's is refused (429), and at QoS 0 passed on without being retained.
     pub retained_messages_max: usize,
     /// Bytes of retained messages on this node, all of them in memory; as above.
@@ -121,6 +123,8 @@ impl Default for Config {
             sessions_per_agent_max: 8,
             sessions_max: 100_000,
             subscriptions_per_agent_max: 1_024,
+            // 1,024 filters of 255 bytes in 32 levels, or fifteen of the longest.
+            subscription_bytes_per_agent_max: MIB as usize,
             retained_messages_max: 100_000,
             retained_bytes_max: 256 * MIB,
             debug_envelopes: 1_000,

@@ -45,6 +45,8 @@ pub(super) struct Agent {
     groups: Mutex<Option<Box<BTreeSet<GroupId>>>>,
     /// Topic subscriptions over all its sessions.
     pub subscriptions: AtomicUsize,
+    /// What these weigh: see [`super::subscriptions::weight_bytes`].
+    pub subscription_bytes: AtomicUsize,
     last_seen: AtomicU64,
 }
 
@@ -57,6 +59,7 @@ impl Agent {
             is_forgotten: AtomicBool::new(false),
             groups: Mutex::default(),
             subscriptions: AtomicUsize::new(0),
+            subscription_bytes: AtomicUsize::new(0),
             last_seen: AtomicU64::new(now.as_millis()),
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     delivery::{Pass, Publish, QueueKind, Route, Selection},
     frame::{
         Address, AgentId, Capability, Draft, Envelope, Frame, GroupId, MessageId, Priority, Qos, Run, ShardId,
-        TopicName, TraceContext, hash_address,
+        TopicName, TraceContext, excerpt, hash_address,
         limits::BODY_BYTES_MAX,
         record::{IdHash, MessageKey},
     },
@@ -346,7 +346,7 @@ impl Fabric {
             super::port::Decision::Allow => Ok(()),
             super::port::Decision::Deny => Err(FabricError::Denied {
                 agent: agent_id(from),
-                action: format!("send to {to}"),
+                action: format!("send to {}", excerpt(to)),
             }),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::port::StoreError;
-use crate::frame::{Address, AgentId, Capability, EnvelopeError, GroupId, record::Reason};
+use crate::frame::{Address, AgentId, Capability, EnvelopeError, GroupId, excerpt, record::Reason};
 
 /// Whose fault an error is, which is also what decides an edge's status class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub enum FabricError {
     BodyTooLarge { bytes: usize, max: usize },
     #[error("{what}: at most {max} are allowed; close or remove some first")]
     TooMany { what: &'static str, max: usize },
-    #[error("{address} holds all that it may ({bound}); retry once its receiver has caught up")]
+    #[error("{} holds all that it may ({bound}); retry once its receiver has caught up", excerpt(.address.as_str()))]
     QueueFull {
         address: Address,
         bound: &'static str,
@@ -153,5 +153,20 @@ impl From<StoreError> for FabricError {
             StoreError::ReadOnly { what } | StoreError::Damaged { what } => Self::StoreFailed { what },
             StoreError::Closed => Self::Draining,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeats_no_more_than_the_beginning_of_a_long_topic() {
+        let full = FabricError::QueueFull {
+            address: format!("topic:{}", "ä".repeat(32_000)).parse().unwrap(),
+            bound: "messages",
+            retry_after: Duration::ZERO,
+        };
+        assert!(full.to_string().len() < 256);
     }
 }

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     delivery::{Limits, Listed, WORKERS_MAX},
     frame::{
-        Address, AddressKind, AgentId, Frame, MessageId, Seq, ShardId, TopicFilter, TrackingId,
+        Address, AddressKind, AgentId, Frame, MessageId, Seq, ShardId, TopicFilter, TrackingId, excerpt,
         limits::SHARDS,
         record::{Fence, IdHash, MessageKey, Reason, Receipt, ShardImage, Status},
     },
@@ -153,7 +153,7 @@ impl Fabric {
             Decision::Allow => Ok(()),
             Decision::Deny => Err(FabricError::Denied {
                 agent: agent.clone(),
-                action: format!("{action:?}"),
+                action: excerpt(&format!("{action:?}")).to_owned(),
             }),
         }
     }
@@ -309,7 +309,10 @@ impl Fabric {
             .0
             .workers
             .inspect(shard, move |shards| shards.state(shard).find_dead_letter(&wanted, id));
-        let unknown = || FabricError::UnknownMessage(format!("{message} among the dead letters of {address}"));
+        let unknown = || {
+            let address = excerpt(address.as_str());
+            FabricError::UnknownMessage(format!("{message} among the dead letters of {address}"))
+        };
         let seq = found.await?.ok_or_else(unknown)?;
         let frame = self.read(shard, vec![seq]).await?.pop().ok_or_else(unknown)??;
         let (sender, receiver) = tokio::sync::oneshot::channel();

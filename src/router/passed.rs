@@ -14,11 +14,14 @@ use crate::frame::{Envelope, Stamp};
 const PER_BATCH_MAX: usize = 8;
 /// Bytes of envelopes that a batch's buffer begins with at most; it grows where they are larger.
 const NOTED_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of envelopes that a worker notes, above which the oldest go: a thousand of usual size, and about thirty of the longest topics.
+const RING_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct PassedRing {
     envelopes: VecDeque<PassedEnvelope>,
     envelopes_max: usize,
+    bytes: usize,
 }
 
 impl PassedRing {
@@ -26,6 +29,7 @@ impl PassedRing {
         Self {
             envelopes: VecDeque::new(),
             envelopes_max,
+            bytes: 0,
         }
     }
 
@@ -36,7 +40,7 @@ impl PassedRing {
         let bytes = |inbound: &Inbound| inbound.intake.envelope().as_bytes().len() * inbound.intake.frames().min(left);
         let noted = batch.len().saturating_sub(left);
         let mut buffer = BytesMut::with_capacity(batch[noted..].iter().map(bytes).sum::<usize>().min(NOTED_BYTES_MAX));
-        let (mut newest, ring) = (Vec::with_capacity(left), &mut self.envelopes);
+        let mut newest = Vec::with_capacity(left);
         for inbound in batch.iter().rev() {
             if left == 0 {
                 break;
@@ -63,10 +67,12 @@ impl PassedRing {
             }
         }
         for passed in newest.into_iter().rev() {
-            if ring.len() >= self.envelopes_max {
-                ring.pop_front();
+            self.bytes += passed.envelope.as_bytes().len();
+            self.envelopes.push_back(passed);
+            while self.envelopes.len() > self.envelopes_max || self.bytes > RING_BYTES_MAX {
+                let oldest = self.envelopes.pop_front();
+                self.bytes -= oldest.map_or(self.bytes, |oldest| oldest.envelope.as_bytes().len());
             }
-            ring.push_back(passed);
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
     surface::Principal,
 };
 use crate::{
-    frame::{AgentId, Frame, TopicFilter, TopicName},
+    frame::{AgentId, Frame, TopicFilter, TopicName, excerpt},
     time::{self, Timestamp},
 };
 
@@ -33,17 +33,21 @@ struct Kept {
     bytes: u64,
 }
 
+/// Bytes that a retained message counts: its topic is there as the key too.
+fn weight(topic: &TopicName, frame: &Frame) -> u64 {
+    (topic.as_str().len() + frame.encoded_len()) as u64
+}
+
 impl Kept {
     fn put(&mut self, topic: TopicName, frame: Frame) {
-        self.bytes += frame.encoded_len() as u64;
-        if let Some(earlier) = self.by_topic.insert(topic, frame) {
-            self.bytes -= earlier.encoded_len() as u64;
-        }
+        self.remove(&topic);
+        self.bytes += weight(&topic, &frame);
+        self.by_topic.insert(topic, frame);
     }
 
     fn remove(&mut self, topic: &TopicName) -> bool {
         let removed = self.by_topic.remove(topic);
-        self.bytes -= removed.as_ref().map_or(0, |frame| frame.encoded_len() as u64);
+        self.bytes -= removed.as_ref().map_or(0, |frame| weight(topic, frame));
         removed.is_some()
     }
 }
@@ -58,7 +62,7 @@ impl Retained {
         let mut kept = Kept::default();
         for (key, value) in store.scan_records(Table::Retained).await? {
             let damaged = || FabricError::StoreFailed {
-                what: format!("the retained message of topic {key:?} cannot be read"),
+                what: format!("the retained message of topic {:?} cannot be read", excerpt(&key)),
             };
             let topic = TopicName::new(&key).map_err(|_| damaged())?;
             let frame = Frame::decode(&mut Bytes::from(value)).map_err(|_| damaged())?;
@@ -117,8 +121,8 @@ impl Fabric {
         let config = self.config();
         let earlier = kept.by_topic.get(topic);
         let count = kept.by_topic.len() + usize::from(earlier.is_none());
-        let freed = earlier.map_or(0, |earlier| earlier.encoded_len() as u64);
-        let bytes = kept.bytes + frame.encoded_len() as u64 - freed;
+        let freed = earlier.map_or(0, |earlier| weight(topic, earlier));
+        let bytes = kept.bytes + weight(topic, frame) - freed;
         if count > config.retained_messages_max {
             return Err(FabricError::TooMany {
                 what: "retained messages",

@@ -96,6 +96,11 @@ impl Holdings {
         !self.has_ended && self.subscriptions.insert(filter.clone())
     }
 
+    /// True where the subscription is there.
+    pub fn is_subscribed(&self, filter: &TopicFilter) -> bool {
+        self.subscriptions.contains(filter)
+    }
+
     /// Ends a subscription; false where it was not there.
     pub fn unsubscribe(&mut self, filter: &TopicFilter) -> bool {
         self.subscriptions.remove(filter)

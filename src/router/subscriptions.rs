@@ -66,15 +66,17 @@ impl DurableQueues {
             .unwrap_or_default()
     }
 
-    /// Subscriptions in the agent's other durable queues; one without any counts as one.
-    fn held_beside(&self, agent: &AgentId, queue: &Address) -> usize {
+    /// Subscriptions in the agent's other durable queues; one without any counts as one. And their bytes.
+    fn held_beside(&self, agent: &AgentId, queue: &Address) -> (usize, usize) {
         let of_agents = lock(&self.of_agents);
         let others = of_agents
             .get(agent)
             .into_iter()
             .flatten()
             .filter(|(other, _)| *other != queue);
-        others.map(|(_, filters)| filters.len().max(1)).sum()
+        others.fold((0, 0), |(count, bytes), (_, filters)| {
+            (count + filters.len().max(1), bytes + weight_bytes(filters))
+        })
     }
 }
 
@@ -102,6 +104,16 @@ impl SubscriptionChange {
         filters.dedup();
         filters
     }
+}
+
+/// Bytes that filters count: their texts, and 24 for each level, which is a node of the trie.
+pub(super) fn weight_bytes<'a>(filters: impl IntoIterator<Item = &'a TopicFilter>) -> usize {
+    const LEVEL_BYTES: usize = 24;
+    let weight = |filter: &TopicFilter| {
+        let text = filter.as_str();
+        text.len() + LEVEL_BYTES * text.split('/').count()
+    };
+    filters.into_iter().map(weight).sum()
 }
 
 fn unshared(filters: &[TopicFilter]) -> impl Iterator<Item = &TopicFilter> {
@@ -138,7 +150,8 @@ impl Fabric {
         let added: Vec<_> = filters.iter().filter(|filter| !earlier.contains(filter)).collect();
         self.may_subscribe(&agent, added.iter().copied())?;
         if !added.is_empty() || filters.is_empty() {
-            self.check_count(self.0.durable_queues.held_beside(&agent, queue) + filters.len().max(1))?;
+            let (count, bytes) = self.0.durable_queues.held_beside(&agent, queue);
+            self.check_bounds(count + filters.len().max(1), bytes + weight_bytes(&filters))?;
         }
         let value = serde_json::to_vec(&filters).expect("filters are plain strings");
         self.write_subscriptions(RecordOp::Put {
@@ -260,10 +273,15 @@ impl Fabric {
         match change {
             SubscriptionChange::Add(filters) => {
                 self.may_subscribe(&agent.id, filters)?;
-                self.check_count(agent.subscriptions.load(Ordering::Relaxed) + filters.len())?;
-                if core.holdings().has_ended() {
+                let holdings = core.holdings();
+                if holdings.has_ended() {
                     return Err(FabricError::SessionClosed);
                 }
+                let new = || filters.iter().filter(|filter| !holdings.is_subscribed(filter));
+                let count = agent.subscriptions.load(Ordering::Relaxed) + new().count();
+                let bytes = agent.subscription_bytes.load(Ordering::Relaxed) + weight_bytes(new());
+                drop(holdings);
+                self.check_bounds(count, bytes)?;
                 self.open_queue(core, &core.own_queue, core.own_queue_kind);
                 filters
                     .iter()
@@ -291,14 +309,17 @@ impl Fabric {
         filters.into_iter().try_for_each(allowed)
     }
 
-    fn check_count(&self, count: usize) -> Result<(), FabricError> {
-        let max = self.config().subscriptions_per_agent_max;
-        match count > max {
-            true => Err(FabricError::TooMany {
-                what: "topic subscriptions of one agent",
-                max,
-            }),
-            false => Ok(()),
+    fn check_bounds(&self, count: usize, bytes: usize) -> Result<(), FabricError> {
+        let config = self.config();
+        let (count_max, bytes_max) = (
+            config.subscriptions_per_agent_max,
+            config.subscription_bytes_per_agent_max,
+        );
+        let too_many = |what, max| Err(FabricError::TooMany { what, max });
+        match () {
+            () if count > count_max => too_many("topic subscriptions of one agent", count_max),
+            () if bytes > bytes_max => too_many("bytes of one agent's topic subscriptions", bytes_max),
+            () => Ok(()),
         }
     }
 
@@ -308,6 +329,9 @@ impl Fabric {
             return;
         }
         agent.subscriptions.fetch_add(1, Ordering::Relaxed);
+        agent
+            .subscription_bytes
+            .fetch_add(weight_bytes([filter]), Ordering::Relaxed);
         if filter.share().is_some() {
             let shared = Address::shared(filter);
             *lock(&self.0.durable_queues.shares).entry(shared.clone()).or_default() += 1;
@@ -339,6 +363,9 @@ impl Fabric {
         filter: &TopicFilter,
     ) {
         agent.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        agent
+            .subscription_bytes
+            .fetch_sub(weight_bytes([filter]), Ordering::Relaxed);
         if filter.share().is_some() {
             let shared = Address::shared(filter);
             self.close_held(core, holdings, &shared);

@@ -1,17 +1,26 @@
 //! Who subscribed to what: a trie of filters that publishers read without a lock.
 //!
-//! One writer at a time (a mutex), any number of readers: children stand in concurrent maps, each node's subscribers behind one
-//! atomic pointer. A branch that nobody needs any more is cut off by the writer; readers inside keep it alive until they leave.
+//! One writer at a time (a mutex), any number of readers. All nodes stand in one concurrent map, by their parent's number and the level
+//! that leads to them (a map for each node would take 19 KiB of it); each node's subscribers stand behind one atomic pointer. A branch
+//! that nobody needs any more is cut off by the writer; the map keeps it for readers that are inside until they leave.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    hash::BuildHasher,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use arc_swap::ArcSwapOption;
+use foldhash::quality::RandomState;
+use papaya::{Equivalent, LocalGuard};
 
 use crate::frame::{Address, TopicFilter, TopicName};
 
 /// A map that is read without a lock. Looked up at least twice a message: the standard hasher would cost more than the rest of
 /// the look-up. Seeded at random like that one.
-pub(super) type HashMap<K, V> = papaya::HashMap<K, V, foldhash::quality::RandomState>;
+pub(super) type HashMap<K, V> = papaya::HashMap<K, V, RandomState>;
 
 /// A queue that takes what is published under a filter. Those that last are sorted before those that take messages as they pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,24 +43,37 @@ impl From<&Address> for Subscriber {
 /// The subscribers of one node.
 type Subscribers = Vec<Subscriber>;
 
-#[derive(Debug, Default)]
+/// A node's number. None is given twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct NodeId(u64);
+
+impl NodeId {
+    const ROOT: Self = Self(0);
+}
+
+#[derive(Debug)]
 struct Node {
-    children: OnceLock<HashMap<Box<str>, Arc<Node>>>,
+    id: NodeId,
+    /// Changed by the writer alone. Readers do not look below a node that has none.
+    children: AtomicUsize,
     subscribers: ArcSwapOption<Subscribers>,
 }
 
 impl Node {
-    fn child(&self, level: &str) -> Option<Arc<Node>> {
-        self.children.get()?.pin().get(level).cloned()
+    fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            children: AtomicUsize::new(0),
+            subscribers: ArcSwapOption::empty(),
+        }
     }
 
-    fn child_or_new(&self, level: &str) -> Arc<Node> {
-        let children = self.children.get_or_init(HashMap::default).pin();
-        children.get_or_insert_with(level.into(), Arc::default).clone()
+    fn has_children(&self) -> bool {
+        self.children.load(Ordering::Relaxed) > 0
     }
 
     fn is_empty(&self) -> bool {
-        self.subscribers.load().is_none() && self.children.get().is_none_or(HashMap::is_empty)
+        self.subscribers.load().is_none() && !self.has_children()
     }
 
     fn change(&self, change: impl FnOnce(&mut Subscribers)) {
@@ -62,23 +84,108 @@ impl Node {
     }
 }
 
+/// A level of a name or a filter. It may be long and is asked for under many nodes, so it is hashed once.
+#[derive(Clone, Copy, Debug)]
+struct Level<'a> {
+    text: &'a str,
+    hash: u64,
+}
+
+/// The way from a node to its child.
+#[derive(Debug, PartialEq, Eq)]
+struct Edge {
+    parent: NodeId,
+    level: Box<str>,
+    level_hash: u64,
+}
+
+impl std::hash::Hash for Edge {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.parent, self.level_hash).hash(state);
+    }
+}
+
+/// [`Edge`], borrowed.
+#[derive(Clone, Copy, Debug)]
+struct EdgeRef<'a> {
+    parent: NodeId,
+    level: Level<'a>,
+}
+
+impl EdgeRef<'_> {
+    fn to_edge(self) -> Edge {
+        Edge {
+            parent: self.parent,
+            level: self.level.text.into(),
+            level_hash: self.level.hash,
+        }
+    }
+}
+
+impl std::hash::Hash for EdgeRef<'_> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.parent, self.level.hash).hash(state);
+    }
+}
+
+impl Equivalent<Edge> for EdgeRef<'_> {
+    fn equivalent(&self, edge: &Edge) -> bool {
+        self.parent == edge.parent && self.level.hash == edge.level_hash && *self.level.text == *edge.level
+    }
+}
+
+/// The nodes, for a reader or a writer that is inside.
+type Nodes<'a> = papaya::HashMapRef<'a, Edge, Node, RandomState, LocalGuard<'a>>;
+
 /// Filters and the queues behind them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Topics {
     root: Node,
-    writer: Mutex<()>,
+    nodes: HashMap<Edge, Node>,
+    /// What levels are hashed by; seeded at random.
+    levels: RandomState,
+    /// Held by who writes: the number of the last node.
+    last: Mutex<NodeId>,
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self {
+            root: Node::new(NodeId::ROOT),
+            nodes: HashMap::default(),
+            levels: RandomState::default(),
+            last: Mutex::new(NodeId::ROOT),
+        }
+    }
 }
 
 impl Topics {
+    fn level<'a>(&self, text: &'a str) -> Level<'a> {
+        Level {
+            text,
+            hash: self.levels.hash_one(text),
+        }
+    }
+
     /// Adds a queue under a filter; twice is once.
     pub fn insert(&self, filter: &TopicFilter, subscriber: impl Into<Subscriber>) {
         let subscriber = subscriber.into();
-        // The mutex guards no data of its own, so a panic elsewhere leaves nothing broken behind.
-        let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut levels = filter.filter().split('/');
-        let first = levels.next().unwrap_or_default();
-        let leaf = levels.fold(self.root.child_or_new(first), |node, level| node.child_or_new(level));
-        leaf.change(|subscribers| {
+        // A panic elsewhere leaves nothing broken behind: at worst a number that is not given.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = self.nodes.pin();
+        let mut node = &self.root;
+        for text in filter.filter().split('/') {
+            let edge = EdgeRef {
+                parent: node.id,
+                level: self.level(text),
+            };
+            node = nodes.get(&edge).unwrap_or_else(|| {
+                last.0 += 1;
+                node.children.fetch_add(1, Ordering::Relaxed);
+                nodes.get_or_insert(edge.to_edge(), Node::new(*last))
+            });
+        }
+        node.change(|subscribers| {
             if !subscribers.contains(&subscriber) {
                 subscribers.push(subscriber);
             }
@@ -87,62 +194,86 @@ impl Topics {
 
     /// Removes a queue from under a filter, and the branch that is empty then.
     pub fn remove(&self, filter: &TopicFilter, queue: &Address) {
-        let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let levels: Vec<&str> = filter.filter().split('/').collect();
-        let mut path: Vec<Arc<Node>> = Vec::with_capacity(levels.len());
-        for level in &levels {
-            let next = path
-                .last()
-                .map_or_else(|| self.root.child(level), |node| node.child(level));
-            match next {
-                Some(node) => path.push(node),
-                None => return,
-            }
+        let _one_writer = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = self.nodes.pin();
+        let mut node = &self.root;
+        let mut path = Vec::new();
+        for text in filter.filter().split('/') {
+            let edge = EdgeRef {
+                parent: node.id,
+                level: self.level(text),
+            };
+            let Some(child) = nodes.get(&edge) else { return };
+            path.push((node, edge, child));
+            node = child;
         }
-        if let Some(leaf) = path.last() {
-            leaf.change(|subscribers| subscribers.retain(|known| known.queue != *queue));
-        }
-        for at in (0..path.len()).rev() {
-            if !path[at].is_empty() {
+        node.change(|subscribers| subscribers.retain(|known| known.queue != *queue));
+        for (parent, edge, child) in path.into_iter().rev() {
+            if !child.is_empty() {
                 break;
             }
-            let parent = if at == 0 { &self.root } else { &*path[at - 1] };
-            if let Some(children) = parent.children.get() {
-                children.pin().remove(levels[at]);
-            }
+            nodes.remove(&edge);
+            parent.children.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// The queues whose filters match, each once.
     pub fn matching(&self, name: &TopicName) -> Vec<Subscriber> {
-        let levels: Vec<&str> = name.as_str().split('/').collect();
-        let mut found = Vec::new();
+        let search = Search {
+            nodes: self.nodes.pin(),
+            one: self.level("+"),
+            rest: self.level("#"),
+        };
+        let levels: Vec<_> = name.as_str().split('/').map(|text| self.level(text)).collect();
         // Wildcards at the first level do not see names that start with `$` (MQTT 5.0 §4.7.2).
-        collect(&self.root, &levels, !name.as_str().starts_with('$'), &mut found);
+        let mut found = Vec::new();
+        search.collect(&self.root, &levels, !name.as_str().starts_with('$'), &mut found);
         found.sort_unstable();
         found.dedup();
         found
     }
 }
 
-/// Depth is bounded by the levels of a topic name (`TOPIC_LEVELS_MAX`).
-fn collect(node: &Node, levels: &[&str], wildcards: bool, found: &mut Vec<Subscriber>) {
-    let take = |node: &Node, found: &mut Vec<Subscriber>| {
-        if let Some(subscribers) = &*node.subscribers.load() {
-            found.extend(subscribers.iter().cloned());
+/// One match.
+struct Search<'a> {
+    nodes: Nodes<'a>,
+    one: Level<'static>,
+    rest: Level<'static>,
+}
+
+impl Search<'_> {
+    /// Depth is bounded by the levels of a topic name (`TOPIC_LEVELS_MAX`). One path leads to each node, so a match looks at each at
+    /// most once: what it costs is bounded by what the filters are.
+    fn collect(&self, node: &Node, levels: &[Level<'_>], wildcards: bool, found: &mut Vec<Subscriber>) {
+        let child = |level| {
+            let parent = node.id;
+            self.nodes.get(&EdgeRef { parent, level })
+        };
+        let is_inner = node.has_children();
+        if is_inner
+            && wildcards
+            && let Some(rest) = child(self.rest)
+        {
+            take(rest, found);
         }
-    };
-    if wildcards && let Some(rest) = node.child("#") {
-        take(&rest, found);
+        let Some((level, deeper)) = levels.split_first() else {
+            return take(node, found);
+        };
+        if !is_inner {
+            return;
+        }
+        if let Some(child) = child(*level) {
+            self.collect(child, deeper, true, found);
+        }
+        if wildcards && let Some(child) = child(self.one) {
+            self.collect(child, deeper, true, found);
+        }
     }
-    let Some((level, deeper)) = levels.split_first() else {
-        return take(node, found);
-    };
-    if let Some(child) = node.child(level) {
-        collect(&child, deeper, true, found);
-    }
-    if wildcards && let Some(child) = node.child("+") {
-        collect(&child, deeper, true, found);
+}
+
+fn take(node: &Node, found: &mut Vec<Subscriber>) {
+    if let Some(subscribers) = &*node.subscribers.load() {
+        found.extend(subscribers.iter().cloned());
     }
 }
 
@@ -151,6 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::frame::limits::TOPIC_LEVELS_MAX;
 
     fn queue(number: usize) -> Address {
         format!("agent:a{number}#q").parse().unwrap()
@@ -169,7 +301,52 @@ mod tests {
         filters.iter().for_each(|filter| topics.insert(filter, &queue(1)));
         assert_eq!(queues(topics.matching(&TopicName::new("a/b/c").unwrap())), [queue(1)]);
         filters.iter().for_each(|filter| topics.remove(filter, &queue(1)));
-        assert!(topics.root.is_empty());
+        assert!(topics.root.is_empty() && topics.nodes.is_empty());
+    }
+
+    /// Distinct filters of so many levels that all match `x/x/…`: each level is `+` or `x`, as the bits of the filter's number say, again
+    /// and again.
+    fn mixed(count: usize, levels: usize) -> Vec<TopicFilter> {
+        let filter = |number: usize| {
+            let level = |at: usize| if number >> (at % 10) & 1 == 1 { "+" } else { "x" };
+            TopicFilter::new((0..levels).map(level).collect::<Vec<_>>().join("/")).unwrap()
+        };
+        (0..count).map(filter).collect()
+    }
+
+    #[test]
+    fn a_deep_name_visits_each_node_of_the_trie_once_however_filters_mix_wildcards_and_names() {
+        let topics = Topics::default();
+        let filters = mixed(1_000, 200);
+        for (at, filter) in filters.iter().enumerate() {
+            topics.insert(filter, &queue(at));
+        }
+        let name = TopicName::new(["x"; 200].join("/")).unwrap();
+        assert_eq!(topics.matching(&name).len(), filters.len());
+        assert!(
+            topics
+                .matching(&TopicName::new(["x"; 199].join("/")).unwrap())
+                .is_empty()
+        );
+        for (at, filter) in filters.iter().enumerate() {
+            topics.remove(filter, &queue(at));
+        }
+        assert!(topics.root.is_empty() && topics.nodes.is_empty());
+    }
+
+    #[test]
+    fn the_deepest_filters_are_matched_and_let_go_of_on_a_small_stack() {
+        const STACK_BYTES: usize = 512 * 1024;
+        let deepest = || {
+            let topics = Topics::default();
+            for filter in mixed(4, TOPIC_LEVELS_MAX) {
+                topics.insert(&filter, &queue(1));
+            }
+            let name = TopicName::new(["x"; TOPIC_LEVELS_MAX].join("/")).unwrap();
+            assert_eq!(queues(topics.matching(&name)), [queue(1)]);
+        };
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(deepest);
+        thread.unwrap().join().unwrap();
     }
 
     proptest! {

@@ -177,21 +177,6 @@ fn an_empty_topic_name_ends_it() {
 }
 
 #[test]
-fn a_topic_name_of_64_kib_is_refused_in_order() {
-    let mut broker = Broker::start();
-    for version in BOTH {
-        let mut client = broker.client(version, "long");
-        client.send_whatever(&Publish::new(&"x".repeat(65_535), "x").qos(1, 1).bytes(version));
-        match client.next() {
-            // Taken, refused, or the end: a server may have its own bound.
-            Some(packet) => assert!(matches!(packet.kind(), PUBACK | DISCONNECT), "{packet:02x?}"),
-            None => assert_eq!(version, V3),
-        }
-        broker.assert_alive();
-    }
-}
-
-#[test]
 fn filters_match_as_the_specifications_say() {
     let broker = Broker::start();
     let matching = [

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 const TABLE: &str = include_str!("statements.tsv");
 /// Modules that show statements.
-const SOURCES: [(&str, &str); 12] = [
+const SOURCES: [(&str, &str); 13] = [
     ("attack", include_str!("attack.rs")),
     ("connect", include_str!("connect.rs")),
     ("delivery", include_str!("delivery.rs")),
+    ("long", include_str!("long.rs")),
     ("properties", include_str!("properties.rs")),
     ("publish", include_str!("publish.rs")),
     ("retain", include_str!("retain.rs")),

@@ -18,6 +18,7 @@ use crate::{
     frame::{
         AgentId, Frame, Priority, Run,
         batch::{Compression, Packer},
+        limits::RUN_ENVELOPES_BYTES_MAX,
     },
     native::{
         control::{ResumeKey, ToNode},
@@ -203,7 +204,7 @@ impl Packing {
             packer.push(&frame, None, "");
             lane.last = Some(message);
         }
-        if packer.bytes() >= BATCH_BYTES {
+        if packer.bytes() >= BATCH_BYTES || packer.envelope_bytes() >= RUN_ENVELOPES_BYTES_MAX {
             self.close(priority, lanes);
         }
         Ok(())

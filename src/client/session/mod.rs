@@ -40,6 +40,9 @@ use arrivals::{Arrivals, Empty};
 use runs::Runs;
 use shared::{Control, Queued, QueuedMessage};
 
+/// Filters of one call, in bytes: as many as a node takes of an agent at all. It would end the connection over a larger frame.
+const FILTERS_BYTES_MAX: usize = 1024 * 1024;
+
 /// Whether and how a session receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Inbox {
@@ -404,6 +407,11 @@ impl Session {
     ) -> Result<(), Error> {
         let shared = &self.0.shared;
         shared.check_attachable()?;
+        let bytes: usize = filters.iter().map(|filter| filter.as_str().len()).sum();
+        if bytes > FILTERS_BYTES_MAX {
+            let detail = format!("have {bytes} bytes; at most {FILTERS_BYTES_MAX} are allowed in one call");
+            return Err(FieldError::new("filters", detail).into());
+        }
         let (done, outcome) = oneshot::channel();
         let filters = filters.iter().map(ToString::to_string).collect();
         shared.control(control(filters, done)).await?;

@@ -32,6 +32,9 @@ use crate::{
 /// The tag under which a reconnect subscribes again; callers' tags count up from 1.
 pub(super) const RESUBSCRIBE_TAG: u64 = u64::MAX;
 
+/// Envelopes of one frame that is made of a run, in bytes: well below what a node takes as one item.
+const FRAME_ENVELOPES_BYTES: usize = 512 * 1024;
+
 /// The writing side of one connection.
 #[derive(Debug)]
 pub(in crate::client) struct Outbound {
@@ -225,7 +228,7 @@ impl Outbound {
             match self.shared.next_queued() {
                 None => break,
                 Some(Queued::One(queued)) => {
-                    bytes += queued.message.body.len();
+                    bytes += weight_bytes(&queued.message);
                     durable += usize::from(is_durable(&queued.message));
                     self.gathered.push(*queued);
                 }
@@ -260,7 +263,9 @@ impl Outbound {
 
     /// The first messages of a run as a frame, as many as one takes; the rest goes next.
     fn frame_of(&mut self, mut run: Run) -> Frame {
-        let first = run.split_to(self.batch_messages);
+        // A frame says a run's envelope for each of its messages.
+        let messages = FRAME_ENVELOPES_BYTES / run.envelope().as_bytes().len();
+        let first = run.split_to(self.batch_messages.min(messages));
         let (first, rest) = match first {
             Some(first) => (first, Some(run)),
             None => (run, None),
@@ -281,6 +286,11 @@ fn take_tag(inner: &mut Inner) -> u64 {
     let tag = inner.next_tag;
     inner.next_tag += 1;
     tag
+}
+
+/// Bytes of a message as a frame's bound counts them: what may be long.
+fn weight_bytes(message: &v1::Message) -> usize {
+    message.body.len() + message.to.len() + message.reply_to.len()
 }
 
 /// Messages that go as one frame.
@@ -315,7 +325,7 @@ impl Batch {
             self.first_tag = tag;
             self.messages.reserve_exact(self.messages_max);
         }
-        self.bytes += message.body.len();
+        self.bytes += weight_bytes(&message);
         self.messages.push(message);
     }
 

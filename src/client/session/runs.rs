@@ -38,20 +38,21 @@ impl<'a> Runs<'a> {
     /// Adds a message; returns the run that it completes.
     pub fn add(&mut self, body: &[u8]) -> Result<Option<Run>, Error> {
         let id = self.id.next();
-        match &mut self.open {
-            Some(builder) => {
-                let room = BATCH_BYTES.min(ITEM_MESSAGES_MAX * (body.len() + ENTRY_OVERHEAD_BYTES));
-                let added = builder.push(id.as_bytes(), body, room);
-                debug_assert!(added, "fresh ids have one length");
-            }
-            none => {
-                let first = first(&self.template, id, body, self.agent)?;
-                *none = Some(RunBuilder::new(first));
-            }
+        let room = BATCH_BYTES.min(ITEM_MESSAGES_MAX * (body.len() + ENTRY_OVERHEAD_BYTES));
+        let mut full = None;
+        if !self
+            .open
+            .as_mut()
+            .is_some_and(|builder| builder.push(id.as_bytes(), body, room))
+        {
+            // None is open, or its envelopes are enough: fresh ids have one length.
+            full = self.open.take().map(RunBuilder::finish);
+            self.bytes = 0;
+            self.open = Some(RunBuilder::new(first(&self.template, id, body, self.agent)?));
         }
         self.bytes += body.len();
         let is_full = self.bytes >= BATCH_BYTES || self.gathered() >= ITEM_MESSAGES_MAX;
-        Ok(is_full.then(|| self.finish()).flatten())
+        Ok(full.or_else(|| is_full.then(|| self.finish()).flatten()))
     }
 
     /// The run that is not complete.

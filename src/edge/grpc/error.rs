@@ -9,6 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     edge::{self, code::field_of},
+    frame::excerpt,
     router::error::FabricError,
     rpc::{ERROR_DOMAIN, convert::FieldError, v1},
 };
@@ -41,7 +42,7 @@ fn about(error: &FabricError) -> About {
         FabricError::UnknownCapability(name) => About::Resource("capability", name.to_string()),
         FabricError::UnknownMessage(id) => About::Resource("message", id.clone()),
         FabricError::ReplyAddressGone(address) | FabricError::QueueFull { address, .. } => {
-            About::Resource("address", address.to_string())
+            About::Resource("address", excerpt(address.as_str()).to_owned())
         }
         error => match field_of(error) {
             "" => About::Nothing,

@@ -10,7 +10,7 @@ use super::{
     show,
 };
 use crate::{
-    frame::{AgentId, Capability, TopicFilter},
+    frame::{AgentId, Capability, TopicFilter, excerpt},
     router::{
         error::FabricError,
         registry::{AgentFilter, AgentView, Registered, Registration},
@@ -178,7 +178,8 @@ fn token_or_poll(token: &str) -> &str {
 /// Topic filters from outside.
 pub fn filters(texts: &[String]) -> Result<Vec<TopicFilter>, FieldError> {
     let read = |text: &String| {
-        TopicFilter::new(text).map_err(|error| FieldError::new("filters", format!("has {text:?}, which {error}")))
+        TopicFilter::new(text)
+            .map_err(|error| FieldError::new("filters", format!("has {:?}, which {error}", excerpt(text))))
     };
     texts.iter().map(read).collect()
 }

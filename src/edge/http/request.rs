@@ -19,14 +19,15 @@ use crate::{
         auth::proven_agent,
         json::{self, EdgeError, Errors, FieldError, Place, Problem},
     },
-    frame::{AgentId, MessageId, TraceContext},
+    frame::{AgentId, MessageId, TraceContext, limits::TOPIC_BYTES_MAX},
     router::{error::FabricError, surface::Principal},
 };
 
 /// The unit in which the memory of request bodies is counted, in bytes.
 const MEMORY_UNIT: usize = 1024;
-/// Room for what stands beside a message's body in a send request: 16 KiB of headers, escaped at worst sixfold.
-const ENVELOPE_JSON_BYTES: usize = 128 * 1024;
+/// Room for what stands beside a message's body in a send request, in bytes: 16 KiB of headers, escaped at worst sixfold, and two topics
+/// whose every character is escaped by a backslash.
+const ENVELOPE_JSON_BYTES: usize = 128 * 1024 + 4 * TOPIC_BYTES_MAX;
 
 /// Who asks, as proven.
 #[derive(Clone, Debug)]

@@ -24,7 +24,7 @@ use super::{
     record::{self, Left, Read, Records, Write},
 };
 use crate::{
-    frame::{Address, AgentId, Frame},
+    frame::{Address, AgentId, Frame, excerpt},
     mqtt::{Change, End, Place, Saved, SavedWill, SessionFate, queue_token},
     router::{
         Fabric,
@@ -137,7 +137,10 @@ impl Book {
         let mut records = Records::default();
         for (key, value) in fabric.kept_of_sessions().await? {
             if !records.read(&key, &value) {
-                tracing::warn!(key, "a record of an MQTT session cannot be read and is left out");
+                tracing::warn!(
+                    key = excerpt(&key),
+                    "a record of an MQTT session cannot be read and is left out"
+                );
             }
         }
         let book = Self {

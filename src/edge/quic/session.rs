@@ -19,7 +19,7 @@ use super::{
     writer::{Attached, HandOver, Writer},
 };
 use crate::{
-    frame::{AgentId, TopicFilter},
+    frame::{AgentId, TopicFilter, excerpt},
     native::{
         BATCH_STREAMS_MAX, Close,
         control::{self, ToClient, ToNode, Welcome},
@@ -323,7 +323,8 @@ fn refusal_of(refusal: control::Refusal) -> Refusal {
 
 fn parse(filters: &[String]) -> Result<Vec<TopicFilter>, FabricError> {
     let read = |text: &String| {
-        TopicFilter::new(text).map_err(|error| FabricError::invalid("filters", format!("has {text:?}, which {error}")))
+        TopicFilter::new(text)
+            .map_err(|error| FabricError::invalid("filters", format!("has {:?}, which {error}", excerpt(text))))
     };
     filters.iter().map(read).collect()
 }

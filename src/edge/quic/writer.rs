@@ -16,7 +16,7 @@ use crate::{
     frame::{
         Address, Priority,
         batch::{Compression, Mark, Packer},
-        limits::BATCH_FRAMES_MAX,
+        limits::{BATCH_BYTES_MAX, BATCH_FRAMES_MAX},
     },
     native::{
         Close,
@@ -359,10 +359,11 @@ impl Packing {
         };
         let priority = envelope.priority();
         let queue = if queue == inbox { "" } else { queue.as_str() };
-        let open = self.packers[priority.index()]
+        let envelope_bytes = piece.frames() * envelope.as_bytes().len();
+        let (open, open_bytes) = self.packers[priority.index()]
             .as_ref()
-            .map_or(0, |packer| packer.frames());
-        if open + piece.frames() > BATCH_FRAMES_MAX {
+            .map_or((0, 0), |packer| (packer.frames(), packer.envelope_bytes()));
+        if open + piece.frames() > BATCH_FRAMES_MAX || open_bytes + envelope_bytes > BATCH_BYTES_MAX {
             self.close(priority, lanes);
         }
         let packer =

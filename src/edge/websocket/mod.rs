@@ -21,14 +21,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{auth::Authenticator, counters::Counters, origin::Origins};
-use crate::router::Fabric;
+use crate::{frame::limits::TOPIC_BYTES_MAX, router::Fabric};
 
 pub use tunnel::tunnel;
 
 /// The subprotocol that this edge speaks.
 pub const SUBPROTOCOL: &str = "weft.v1.json";
-/// Room for an operation's fields beside its body, in bytes: full headers, the longest ids and addresses.
-const FIELDS_BYTES_MAX: usize = 64 * 1024;
+/// Room for an operation's fields beside its body, in bytes: full headers, the longest ids, and two topics whose every character is
+/// escaped by a backslash.
+const FIELDS_BYTES_MAX: usize = 64 * 1024 + 4 * TOPIC_BYTES_MAX;
 
 /// Settings of the WebSocket edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,8 +5,8 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    BATCH_HEADER_BYTES, BODY_APART_BYTES, Compression, FLAG_ZSTD, Mark, RUN_COUNT_AT, RUN_FLAG_MARKS, RUN_FLAG_QUEUE,
-    RUN_FLAG_TRACE, ZSTD_LEVEL, header,
+    BATCH_HEADER_BYTES, BODY_APART_BYTES, Compression, FLAG_ZSTD, LONG_QUEUE, Mark, RUN_COUNT_AT, RUN_FLAG_MARKS,
+    RUN_FLAG_QUEUE, RUN_FLAG_TRACE, ZSTD_LEVEL, header,
 };
 use crate::frame::{
     Frame, Run, Seq, Stamp,
@@ -24,6 +24,7 @@ pub struct Packer {
     apart: Vec<Bytes>,
     tail: BytesMut,
     frames: usize,
+    envelope_bytes: usize,
     bytes_done: usize,
     run: Option<OpenRun>,
 }
@@ -51,6 +52,7 @@ impl Packer {
             apart: Vec::new(),
             tail,
             frames: 0,
+            envelope_bytes: 0,
             bytes_done: 0,
             run: None,
         }
@@ -59,6 +61,12 @@ impl Packer {
     /// Frames so far. The caller finishes the batch before there are 65,536.
     pub const fn frames(&self) -> usize {
         self.frames
+    }
+
+    /// Bytes that the frames' envelopes have, each counted whole: what reading them may take. The caller finishes the batch before they
+    /// are 32 MiB, which matters where many frames go to one long topic.
+    pub const fn envelope_bytes(&self) -> usize {
+        self.envelope_bytes
     }
 
     /// Bytes so far. The caller finishes the batch before there are 32 MiB.
@@ -76,6 +84,7 @@ impl Packer {
         let run = self.run.as_mut().expect("a run was opened above, unless one was open");
         run.put_entry(frame.envelope.id().as_bytes(), frame.body.len(), mark, &mut self.tail);
         self.frames += 1;
+        self.envelope_bytes += frame.envelope.as_bytes().len();
         if apart {
             self.close_run();
             self.bytes_done += self.tail.len() + frame.body.len();
@@ -100,6 +109,7 @@ impl Packer {
         run.put_entry(id.as_bytes(), body.len(), None, &mut self.tail);
         self.tail.put_slice(body);
         self.frames += 1;
+        self.envelope_bytes += run.envelope.as_bytes().len();
         true
     }
 
@@ -112,6 +122,7 @@ impl Packer {
         self.close_run();
         self.put_run_header(run.envelope(), run.stamp, None, queue, count_word(packed.frames));
         self.frames += packed.frames;
+        self.envelope_bytes += run.envelope_bytes();
         if packed.bytes.len() < BODY_APART_BYTES {
             self.tail.put_slice(&packed.bytes);
         } else {
@@ -210,7 +221,13 @@ impl Packer {
             tail.put_u8(stamp.trace.flags);
         }
         if !queue.is_empty() {
-            tail.put_u16_le(u16::try_from(queue.len()).expect("an address is at most some hundred bytes long"));
+            match u16::try_from(queue.len()) {
+                Ok(length) if length != LONG_QUEUE => tail.put_u16_le(length),
+                _ => {
+                    tail.put_u16_le(LONG_QUEUE);
+                    tail.put_u32_le(u32::try_from(queue.len()).expect("an address is below 1 MiB"));
+                }
+            }
             tail.put_slice(queue.as_bytes());
         }
         tail.put_slice(envelope);

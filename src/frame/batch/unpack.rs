@@ -5,15 +5,15 @@ use std::io::Read;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
-    BATCH_HEADER_BYTES, BatchError, FLAG_ZSTD, Header, Item, Mark, Part, QUEUE_BYTES_MAX, RUN_FLAG_MARKS,
-    RUN_FLAG_QUEUE, RUN_FLAG_TRACE, RUN_FLAGS_KNOWN, RUN_HEADER_BYTES, TRACE_BYTES, check_header, check_size,
+    BATCH_HEADER_BYTES, BatchError, FLAG_ZSTD, Header, Item, LONG_QUEUE, Mark, Part, RUN_FLAG_MARKS, RUN_FLAG_QUEUE,
+    RUN_FLAG_TRACE, RUN_FLAGS_KNOWN, RUN_HEADER_BYTES, TRACE_BYTES, check_header, check_size,
 };
 use crate::{
     frame::{
         Frame, Qos, Run, Seq, ShardId, Stamp,
         entry::{ENTRY_BYTES_MIN, EntryError, EntryReader, LastId},
         envelope::Envelope,
-        limits::ENVELOPE_BYTES_MAX,
+        limits::{ADDRESS_BYTES_MAX, ENVELOPE_BYTES_MAX},
         wire::Flags,
     },
     time::Timestamp,
@@ -131,11 +131,14 @@ impl Section {
         }
         let mut queue = Bytes::new();
         if flags & RUN_FLAG_QUEUE != 0 {
-            let length = take(from, 2).ok_or_else(truncated)?.get_u16_le();
-            queue = take(from, length.into()).ok_or_else(truncated)?;
+            let length = match take(from, 2).ok_or_else(truncated)?.get_u16_le() {
+                LONG_QUEUE => take(from, 4).ok_or_else(truncated)?.get_u32_le() as usize,
+                length => length.into(),
+            };
+            queue = take(from, length).ok_or_else(truncated)?;
         }
         let place = BatchError::Place { index };
-        if queue.len() > QUEUE_BYTES_MAX || std::str::from_utf8(&queue).is_err() {
+        if queue.len() > ADDRESS_BYTES_MAX || std::str::from_utf8(&queue).is_err() {
             return Err(place);
         }
         let shard = match flags & RUN_FLAG_MARKS {

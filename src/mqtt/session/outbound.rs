@@ -26,7 +26,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// Bytes of payloads that wait for room in the window, from which on no more is to be brought: as much as a session has in flight.
+/// Bytes of payloads and topics that wait for room in the window, from which on no more is to be brought: as much as a session has in flight.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
 
 /// Keys are the node's own numbers: nobody chooses them to collide.
@@ -100,7 +100,7 @@ pub(super) struct Outbound {
     /// Ids of restored PUBRELs in their order.
     released: Vec<u16>,
     waiting: VecDeque<Waiting>,
-    /// Messages in there, and the bytes of their payloads.
+    /// Messages in there, and the bytes of their payloads and topics.
     waiting_messages: usize,
     waiting_bytes: usize,
 }
@@ -275,8 +275,8 @@ impl Outbound {
 
     fn count(&mut self, waiting: &Waiting, change: fn(usize, usize) -> usize) {
         let (messages, bytes) = match waiting {
-            Waiting::One(prepared) => (1, prepared.publish.payload.len()),
-            Waiting::Run(_, run) => (run.frames(), run.body_bytes()),
+            Waiting::One(prepared) => (1, prepared.publish.payload.len() + prepared.publish.topic.len()),
+            Waiting::Run(_, run) => (run.frames(), run.body_bytes() + run.envelope().to().len()),
         };
         self.waiting_messages = change(self.waiting_messages, messages);
         self.waiting_bytes = change(self.waiting_bytes, bytes);

@@ -17,8 +17,8 @@
 //!
 //! message   0     8      24        32            40           48           56           64         68
 //!  (1)      | seq | key  | id_hash | accepted_at | expires_at | not_before | keep_until | attempts |
-//!           68     69         70    71   72          74    76              80
-//!           | keep | priority | qos | 0  | queue_len | 0   | targets_count | queue… | (len 2, target…)… | frame… |
+//!           68     69         70    71   72                76              80
+//!           | keep | priority | qos | 0  | queue_len       | targets_count | queue… | (len 2, target…)… | frame… |
 //! attempt   (2) seq 8 | not_before 8 | attempts 4
 //! settle    (3) settle_no 8 | keep_until 8 | keep 1 | receipt 66
 //! receipt   (4) settle_no 8 | receipt 66
@@ -26,6 +26,8 @@
 //! floor     (6) settle_no 8
 //! cursor    (7) upto 8 | source 2
 //! ```
+//!
+//! A target of 65,535 bytes and more has `len` 65,535 and four bytes of length behind it.
 //!
 //! Integers are little-endian. A file is reused for generation after generation; its two headers are written in turn,
 //! so that a torn header leaves the older one whole, and the greater valid generation counts. `salt` is random and

@@ -41,6 +41,9 @@ const KIND_FORGET: u8 = 5;
 const KIND_FLOOR: u8 = 6;
 const KIND_CURSOR: u8 = 7;
 
+/// In place of a target's length: it follows in four bytes.
+const LONG_TARGET: u16 = u16::MAX;
+
 const KEEP_NOTHING: u8 = 0;
 const KEEP_DEAD_LETTER: u8 = 1;
 const KEEP_HISTORY: u8 = 2;
@@ -241,21 +244,16 @@ impl Message<'_> {
         let keep = decode_keep(head.get_u8(), keep_until)?;
         let priority = Priority::from_u8(head.get_u8()).ok_or(Fault::Field)?;
         let qos = Qos::from_u8(head.get_u8()).ok_or(Fault::Field)?;
-        let reserved = head.get_u8();
-        let queue_len = usize::from(head.get_u16_le());
-        if reserved != 0 || head.get_u16_le() != 0 {
+        if head.get_u8() != 0 {
             return Err(Fault::Reserved);
         }
+        let queue_len = head.get_u32_le() as usize;
         let targets_count = head.get_u32_le();
         let queue = split_text(&mut rest, queue_len)?;
         let mut targets = Vec::new();
         for _ in 0..targets_count {
-            let (len, after) = rest.split_at_checked(2).ok_or(Fault::Truncated)?;
-            rest = after;
-            targets.push(split_text(
-                &mut rest,
-                usize::from(u16::from_le_bytes([len[0], len[1]])),
-            )?);
+            let len = split_len(&mut rest)?;
+            targets.push(split_text(&mut rest, len)?);
         }
         Ok(Message {
             seq,
@@ -274,6 +272,18 @@ impl Message<'_> {
             targets,
             frame: rest,
         })
+    }
+}
+
+/// The length of a target: two bytes, or, where it does not fit in them, these marked as full and four more.
+fn split_len(rest: &mut &[u8]) -> Result<usize, Fault> {
+    match rest.try_get_u16_le() {
+        Ok(LONG_TARGET) => rest
+            .try_get_u32_le()
+            .map(|len| len as usize)
+            .map_err(|_| Fault::Truncated),
+        Ok(len) => Ok(len.into()),
+        Err(_) => Err(Fault::Truncated),
     }
 }
 
@@ -358,7 +368,7 @@ fn decode_keep(number: u8, until: Timestamp) -> Result<Keep, Fault> {
 pub(super) fn record_bytes(op: &Op) -> usize {
     let body = match op {
         Op::Enqueue(enqueue) => {
-            let targets: usize = enqueue.targets.iter().map(|target| 2 + target.as_str().len()).sum();
+            let targets: usize = enqueue.targets.iter().map(target_bytes).sum();
             MESSAGE_HEAD_BYTES + enqueue.queue.as_str().len() + targets + enqueue.frame.encoded_len()
         }
         Op::Attempt { .. } => ATTEMPT_BYTES,
@@ -416,6 +426,15 @@ pub(super) fn encode_op(op: &Op, shard: ShardId, into: &mut BytesMut) {
     }
 }
 
+fn target_bytes(target: &Address) -> usize {
+    let len = target.as_str().len();
+    len + if is_long(len) { 6 } else { 2 }
+}
+
+const fn is_long(len: usize) -> bool {
+    len >= LONG_TARGET as usize
+}
+
 fn encode_head(body: u32, shard: ShardId, kind: u8, into: &mut BytesMut) {
     into.put_u32_le(body);
     into.put_u16_le(shard.get());
@@ -425,7 +444,7 @@ fn encode_head(body: u32, shard: ShardId, kind: u8, into: &mut BytesMut) {
 fn encode_message(enqueue: &Enqueue, into: &mut BytesMut) {
     let frame = &enqueue.frame;
     let text_len = |address: &Address| {
-        u16::try_from(address.as_str().len()).expect("the grammar of addresses keeps them below 1 KiB")
+        u32::try_from(address.as_str().len()).expect("the grammar of addresses keeps them below 1 MiB")
     };
     into.put_u64_le(enqueue.seq.raw());
     into.put_u128_le(enqueue.key.raw());
@@ -439,12 +458,17 @@ fn encode_message(enqueue: &Enqueue, into: &mut BytesMut) {
     into.put_u8(frame.envelope.priority() as u8);
     into.put_u8(frame.envelope.qos() as u8);
     into.put_u8(0);
-    into.put_u16_le(text_len(&enqueue.queue));
-    into.put_u16_le(0);
+    into.put_u32_le(text_len(&enqueue.queue));
     into.put_u32_le(u32::try_from(enqueue.targets.len()).expect("targets of a message that fits a segment"));
     into.put_slice(enqueue.queue.as_str().as_bytes());
     for target in enqueue.targets.iter() {
-        into.put_u16_le(text_len(target));
+        match u16::try_from(text_len(target)) {
+            Ok(len) if len != LONG_TARGET => into.put_u16_le(len),
+            _ => {
+                into.put_u16_le(LONG_TARGET);
+                into.put_u32_le(text_len(target));
+            }
+        }
         into.put_slice(target.as_str().as_bytes());
     }
     frame.encode(into);
@@ -474,6 +498,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::frame::limits::ADDRESS_BYTES_MAX;
     use crate::store::contract::{act, enqueue, millis, settle, settle_no, shard};
 
     fn encoded(op: &Op) -> BytesMut {
@@ -539,10 +564,30 @@ mod tests {
         assert_eq!(with(body + KEEP_AT + 2, 3), Some(Fault::Field), "quality of service");
         assert_eq!(with(body + KEEP_AT + 3, 1), Some(Fault::Reserved));
         assert_eq!(with(body + 73, 0xff), Some(Fault::Truncated), "queue length");
-        assert_eq!(with(body + 74, 1), Some(Fault::Reserved));
+        assert_eq!(with(body + 74, 1), Some(Fault::Truncated), "queue length");
         assert_eq!(with(body + 79, 1), Some(Fault::Truncated), "count of targets");
         assert_eq!(with(body + MESSAGE_HEAD_BYTES, 0xff), Some(Fault::Field), "text");
         assert_eq!(fault(&good[..4]), Some(Fault::Truncated));
+    }
+
+    #[test]
+    fn the_longest_addresses_come_back() {
+        let name = |bytes: usize| Address::from_trusted(&format!("topic:{}", "x".repeat(bytes - "topic:".len())));
+        let Op::Enqueue(mut enqueue) = enqueue(2, 5) else {
+            unreachable!("it was made as one")
+        };
+        enqueue.queue = name(ADDRESS_BYTES_MAX);
+        let targets = [20, 65_534, 65_535, 65_536, ADDRESS_BYTES_MAX];
+        enqueue.targets = targets.into_iter().map(name).collect();
+        let op = Op::Enqueue(enqueue.clone());
+        let bytes = encoded(&op);
+        assert_eq!(bytes.len(), record_bytes(&op));
+        let Change::Message(message) = Record::split(&bytes).unwrap().0.change else {
+            panic!("another change")
+        };
+        let read = message.describe(Address::from_trusted, Arc::default());
+        assert_eq!((read.queue, read.targets), (enqueue.queue, enqueue.targets));
+        assert_eq!(read.bytes as usize, enqueue.frame.encoded_len());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
         counters::Counters,
         grpc::{Door, show},
     },
-    frame::Address,
+    frame::{Address, limits::RUN_ENVELOPES_BYTES_MAX},
     router::{
         Answers, SessionHandle, SessionReceiver,
         surface::{Answer, DeliveryId, Goodbye, Piece, SessionEvent, Window},
@@ -227,9 +227,19 @@ impl Session {
             self.waiting.extend(self.taken.drain(..));
         }
         let (mut deliveries, mut messages, mut bytes) = (Deliveries::default(), 0, 0);
+        let mut envelope_bytes = 0;
         while bytes < BATCH_BYTES
-            && let Some(piece) = self.waiting.pop_front()
+            && envelope_bytes < RUN_ENVELOPES_BYTES_MAX
+            && let Some(mut piece) = self.waiting.pop_front()
         {
+            // An item says a run's envelope for each of its messages.
+            if let Piece::Run { run, queue } = &mut piece {
+                if let Some(front) = run.split_to(RUN_ENVELOPES_BYTES_MAX / run.envelope().as_bytes().len()) {
+                    let (rest, queue) = (mem::replace(run, front), queue.clone());
+                    self.waiting.push_front(Piece::Run { run: rest, queue });
+                }
+                envelope_bytes += run.envelope_bytes();
+            }
             messages += piece.frames();
             bytes += piece.weight_bytes();
             match piece {

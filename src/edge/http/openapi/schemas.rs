@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{super::operations, Bounds};
 use crate::{
     edge::http::{groups::RETENTION_SECONDS_MAX, receive},
-    frame::limits::{BODY_BYTES_MAX, FIELD_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX, TOPIC_BYTES_MAX},
+    frame::limits::{BODY_BYTES_MAX, FIELD_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX, TOPIC_BYTES_MAX, TOPIC_LEVELS_MAX},
     router::registry::{CAPABILITIES_MAX, GROUP_MEMBERS_MAX, PROTOCOLS_MAX, TEXT_BYTES_MAX},
 };
 
@@ -68,14 +68,15 @@ fn object(value: Value) -> Map<String, Value> {
 
 /// A topic's levels, of the given characters.
 fn topic(character: &str) -> String {
-    format!("(?:{character}*/){{0,31}}{character}*")
+    format!("(?:{character}*/){{0,{}}}{character}*", TOPIC_LEVELS_MAX - 1)
 }
 
 /// MQTT-style: `+` for one level, `#` for the rest, `$share/<name>/<filter>` for a shared one.
 fn filter(character: &str) -> String {
     let level = format!(r"(?:{character}*|\+)");
-    let share = format!(r"\$share/{character}+/(?=.)(?:{level}/){{0,29}}(?:{level}|#)");
-    let plain = format!(r"(?!\$share/)(?:{level}/){{0,31}}(?:{level}|#)");
+    let (more, more_shared) = (TOPIC_LEVELS_MAX - 1, TOPIC_LEVELS_MAX - 3);
+    let share = format!(r"\$share/{character}+/(?=.)(?:{level}/){{0,{more_shared}}}(?:{level}|#)");
+    let plain = format!(r"(?!\$share/)(?:{level}/){{0,{more}}}(?:{level}|#)");
     format!("(?:{plain}|{share})")
 }
 
@@ -84,7 +85,7 @@ fn filter(character: &str) -> String {
 fn in_bytes(pattern: &dyn Fn(&str) -> String) -> Value {
     let bounded = |character: &str, characters_max: usize| json!({"type": "string", "pattern": format!("^{}$", pattern(character)), "minLength": 1, "maxLength": characters_max});
     json!({
-        "description": format!("At most {TOPIC_BYTES_MAX} bytes of UTF-8. In filters `+` is one level, `#` the rest, `$share/<name>/<filter>` a shared one."),
+        "description": format!("At most {TOPIC_BYTES_MAX} bytes of UTF-8 and {TOPIC_LEVELS_MAX} levels. In filters `+` is one level, `#` the rest, `$share/<name>/<filter>` a shared one."),
         "anyOf": [bounded(ASCII_LEVEL_CHARACTER, TOPIC_BYTES_MAX), bounded(LEVEL_CHARACTER, TOPIC_BYTES_MAX / 4)]
     })
 }
