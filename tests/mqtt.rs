@@ -11,6 +11,8 @@
 
 #[path = "mqtt/attack.rs"]
 mod attack;
+#[path = "mqtt/away.rs"]
+mod away;
 #[path = "mqtt/connect.rs"]
 mod connect;
 #[path = "mqtt/delivery.rs"]

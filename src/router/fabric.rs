@@ -64,6 +64,7 @@ pub(super) struct Inner {
     /// One change of an agent's own records at a time.
     pub changes: super::changes::Changes,
     pub durable_queues: super::subscriptions::DurableQueues,
+    pub shares: super::shares::Shares,
     pub records: super::records::Recorder,
     pub retained: super::retained::Retained,
     draining: AtomicBool,
@@ -125,6 +126,7 @@ impl Fabric {
             registry: Default::default(),
             changes: Default::default(),
             durable_queues: Default::default(),
+            shares: Default::default(),
             records,
             retained,
             draining: AtomicBool::new(false),

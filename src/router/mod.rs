@@ -24,6 +24,7 @@ pub mod retained;
 mod runner;
 mod session;
 mod settling;
+mod shares;
 mod subscriptions;
 pub mod surface;
 pub mod topics;

@@ -1,6 +1,6 @@
 //! Topic subscriptions: a session's own, which end with it, and those of a durable session queue, attached or not.
 //!
-//! Owns the filters of durable queues and the count of sessions behind each shared subscription. Changes of one agent's durable
+//! Owns the filters of durable queues; who is behind a shared subscription is in `shares.rs`. Changes of one agent's durable
 //! subscriptions are decided one at a time: read, changed, committed and shown under one lock. Start at [`Fabric::set_subscriptions`].
 
 use std::{
@@ -17,6 +17,7 @@ use super::{
     handle::SessionHandle,
     port::{Action, RecordOp, Store, Table},
     session::{Holdings, SessionCore},
+    shares::Member,
     surface::Principal,
     topics::Subscriber,
     workers::Control,
@@ -31,8 +32,6 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct DurableQueues {
     of_agents: Mutex<HashMap<AgentId, BTreeMap<Address, Vec<TopicFilter>>>>,
-    /// Sessions that take from each shared subscription's queue.
-    shares: Mutex<HashMap<Address, usize>>,
 }
 
 impl DurableQueues {
@@ -116,10 +115,6 @@ pub(super) fn weight_bytes<'a>(filters: impl IntoIterator<Item = &'a TopicFilter
     filters.into_iter().map(weight).sum()
 }
 
-fn unshared(filters: &[TopicFilter]) -> impl Iterator<Item = &TopicFilter> {
-    filters.iter().filter(|filter| filter.share().is_none())
-}
-
 impl Fabric {
     /// Subscriptions of an agent's durable session queue, whether attached or not (HTTP's `PUT /subscriptions`): replaces them all.
     pub async fn set_subscriptions(
@@ -162,9 +157,8 @@ impl Fabric {
         .await?;
         self.open_durable(queue);
         let gone: Vec<_> = earlier.into_iter().filter(|filter| !filters.contains(filter)).collect();
-        let topics = &self.0.directory.topics;
-        unshared(&filters).for_each(|filter| topics.insert(filter, queue));
-        unshared(&gone).for_each(|filter| topics.remove(filter, queue));
+        added.iter().for_each(|filter| self.show(filter, queue));
+        gone.iter().for_each(|filter| self.hide(filter, queue));
         self.0.durable_queues.put(agent, queue.clone(), filters.clone());
         for session in sessions_at(&known, queue) {
             gone.iter()
@@ -217,9 +211,7 @@ impl Fabric {
         })
         .await?;
         let filters = self.0.durable_queues.remove(&agent, queue);
-        filters
-            .iter()
-            .for_each(|filter| self.0.directory.topics.remove(filter, queue));
+        filters.iter().for_each(|filter| self.hide(filter, queue));
         if let Some(known) = self.0.directory.agent(agent.as_str()) {
             for session in sessions_at(&known, queue) {
                 filters
@@ -228,6 +220,22 @@ impl Fabric {
             }
         }
         self.remove_queue(queue).await
+    }
+
+    /// A durable queue gets what is published under a filter, or the share does that it is a member of from now on.
+    fn show(&self, filter: &TopicFilter, queue: &Address) {
+        match filter.share() {
+            Some(_) => self.join_share(filter, Member::Lasting),
+            None => self.0.directory.topics.insert(filter, queue),
+        }
+    }
+
+    /// Ends what [`Fabric::show`] began.
+    fn hide(&self, filter: &TopicFilter, queue: &Address) {
+        match filter.share() {
+            Some(_) => self.leave_share(filter, Member::Lasting),
+            None => self.0.directory.topics.remove(filter, queue),
+        }
     }
 
     /// Durable queues of an agent.
@@ -255,7 +263,7 @@ impl Fabric {
         for (queue, filters) in loaded {
             let agent = agent_of(&queue)?;
             self.know(agent.as_str(), "agent_id", time::now())?;
-            unshared(&filters).for_each(|filter| self.0.directory.topics.insert(filter, &queue));
+            filters.iter().for_each(|filter| self.show(filter, &queue));
             self.0.durable_queues.put(agent, queue, filters);
         }
         Ok(())
@@ -333,10 +341,9 @@ impl Fabric {
             .subscription_bytes
             .fetch_add(weight_bytes([filter]), Ordering::Relaxed);
         if filter.share().is_some() {
-            let shared = Address::shared(filter);
-            *lock(&self.0.durable_queues.shares).entry(shared.clone()).or_default() += 1;
-            self.0.directory.topics.insert(filter, &shared);
-            self.open_held(core, &mut holdings, &shared, QueueKind::OneOf(Selection::RoundRobin));
+            self.join_share(filter, Member::Session);
+            let one_of = QueueKind::OneOf(Selection::RoundRobin);
+            self.open_held(core, &mut holdings, &Address::shared(filter), one_of);
         } else {
             let subscriber = Subscriber {
                 passes: core.passes,
@@ -367,17 +374,8 @@ impl Fabric {
             .subscription_bytes
             .fetch_sub(weight_bytes([filter]), Ordering::Relaxed);
         if filter.share().is_some() {
-            let shared = Address::shared(filter);
-            self.close_held(core, holdings, &shared);
-            let mut shares = lock(&self.0.durable_queues.shares);
-            let left = shares.get_mut(&shared).map_or(0, |members| {
-                *members -= 1;
-                *members
-            });
-            if left == 0 {
-                shares.remove(&shared);
-                self.0.directory.topics.remove(filter, &shared);
-            }
+            self.close_held(core, holdings, &Address::shared(filter));
+            self.leave_share(filter, Member::Session);
         } else if core.own_queue_kind == QueueKind::Ephemeral {
             self.0.directory.topics.remove(filter, &core.own_queue);
         }

@@ -155,19 +155,56 @@ async fn g11_durable_subscriptions_are_bounded_whether_or_not_anyone_is_attached
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_subscription_that_is_ended_and_taken_up_again_at_once_goes_on() {
     let fabric = fabric(Config::default()).await;
-    let (session, mut receiver) = attach(&fabric, "bob").await;
+    // The queue of the second one's share is removed each time.
+    let passing = attach(&fabric, "bob").await;
+    let lasting = fabric.attach(&ANYONE, durable("bob", "q")).await.unwrap();
+    for (session, mut receiver) in [passing, lasting] {
+        let jobs = || vec![filter("$share/pool/jobs")];
+        for round in 0..100 {
+            session.subscribe(jobs()).await.unwrap();
+            session.unsubscribe(jobs()).await.unwrap();
+            session.subscribe(jobs()).await.unwrap();
+            send(&fabric, draft(&fabric, "alice", "topic:jobs"), &round.to_string())
+                .await
+                .unwrap();
+            let delivery = next(&mut receiver).await;
+            session.ack(&[delivery.id.unwrap()]).await;
+            session.unsubscribe(jobs()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_durable_queues_keeps_what_comes_until_the_last_of_them_goes() {
+    let fabric = fabric(Config::default()).await;
     let jobs = || vec![filter("$share/pool/jobs")];
-    for round in 0..100 {
-        session.subscribe(jobs()).await.unwrap();
-        session.unsubscribe(jobs()).await.unwrap();
-        session.subscribe(jobs()).await.unwrap();
-        send(&fabric, draft(&fabric, "alice", "topic:jobs"), &round.to_string())
+    for agent in ["bob", "carol"] {
+        fabric
+            .set_subscriptions(&ANYONE, &id(agent), "q", jobs())
             .await
             .unwrap();
-        let delivery = next(&mut receiver).await;
-        session.ack(&[delivery.id.unwrap()]).await;
-        session.unsubscribe(jobs()).await.unwrap();
     }
+    let publish = || send(&fabric, draft(&fabric, "alice", "topic:jobs"), "x");
+    let kept = publish().await.unwrap();
+    assert_eq!(kept.recipients, 1);
+    // Once more is no further membership.
+    fabric
+        .set_subscriptions(&ANYONE, &id("carol"), "q", jobs())
+        .await
+        .unwrap();
+    fabric.remove_session_queue(&ANYONE, &id("bob"), "q").await.unwrap();
+    assert_eq!(publish().await.unwrap().recipients, 1);
+    let share = Address::shared(&jobs()[0]);
+    assert_eq!(fabric.depth(&ANYONE, &share).await.unwrap().0, 2);
+    fabric
+        .set_subscriptions(&ANYONE, &id("carol"), "q", Vec::new())
+        .await
+        .unwrap();
+    assert_eq!(publish().await.unwrap().recipients, 0);
+    assert_eq!(fabric.depth(&ANYONE, &share).await.unwrap(), (0, 0));
+    assert_eq!(status(&fabric, &kept).await, Status::Rejected);
+    // Two that were kept, and one that nobody subscribed to.
+    until(|| async { (fabric.counters().rejected == 3).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
