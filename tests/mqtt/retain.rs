@@ -209,7 +209,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// Answers until there are so many topics, and nothing is open.
+    /// Answers until there are so many topics and, where those are all, nothing is open. The broker has read the answers then.
     #[track_caller]
     fn take(&mut self, client: &mut Client, topics: usize) {
         let is_all = topics == ALL;
@@ -229,6 +229,8 @@ impl Heard {
                 self.twice += usize::from(!is_new);
             }
         }
+        client.send(&PINGREQ);
+        while client.packet().kind() != PINGRESP[0] {}
     }
 }
 
@@ -388,6 +390,9 @@ fn what_was_never_sent_is_not_sent_stale() {
 
 #[test]
 fn an_unsubscribe_or_a_clean_start_ends_what_was_still_to_be_sent() {
+    if peer() {
+        return; // as above: of what is killed nothing is left
+    }
     let mut broker = Broker::with(&[("WEFT_MQTT__SEND_MAX", "1")]);
     for version in BOTH {
         let name = format!("ended-{version:?}");

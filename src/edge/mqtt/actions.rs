@@ -13,8 +13,8 @@ use crate::{
     },
     frame::{Frame, Qos, Run, Seq, ShardId, TopicFilter, TopicName},
     mqtt::{
-        self, Action, Change, Delivery, Encoder, End, Key, Packet, PacketId, Place, Publish, Reason, Source, Ticket,
-        Wanted, is_nodes_own,
+        self, Action, Change, Delivery, Encoder, End, Key, Packet, PacketId, Place, Publish, Reason, SessionFate,
+        Source, Ticket, Wanted, is_nodes_own,
     },
     router::{
         Answers, Fabric, Publisher, SessionHandle, SessionReceiver,
@@ -259,12 +259,12 @@ impl Connection {
     }
 
     async fn end(&mut self, end: End) {
-        let paid = self.take_paid(true);
         let Some(attached) = self.attached.take() else { return };
         let Attached {
             mut receiver,
             handle,
             mut delivered,
+            debt,
             slot,
             ..
         } = *attached;
@@ -282,8 +282,10 @@ impl Connection {
         }
         drop(receiver);
         drop(handle);
-        if let Some(paid) = paid
-            && let Err(error) = self.edge.book.save(&slot, vec![paid]).await
+        let left = debt.map_or_else(Vec::new, |debt| debt.left());
+        if !left.is_empty()
+            && end.session != SessionFate::Ends
+            && let Err(error) = self.edge.book.save(&slot, left).await
         {
             // After a crash, what is QoS 1 of it comes twice.
             tracing::warn!(peer = %self.peer, %error, "what an MQTT session is owed no more could not be written");

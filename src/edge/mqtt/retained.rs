@@ -159,11 +159,7 @@ impl Debt {
                 frame,
             });
         }
-        let rest = (!is_last).then(|| {
-            behind
-                .as_ref()
-                .map_or_else(String::new, |topic| topic.as_str().to_owned())
-        });
+        let rest = (!is_last).then(|| position(behind.as_ref()));
         let text = filter.as_str().to_owned();
         if !is_last {
             self.due.push_front(Due {
@@ -180,10 +176,27 @@ impl Debt {
     }
 
     /// What is paid, once: to be saved before whatever rests on it.
-    pub fn take_paid(&mut self) -> Option<Change> {
+    fn take_paid(&mut self) -> Option<Change> {
         let paid = mem::take(&mut self.paid);
         (!paid.is_empty()).then_some(Change::Paid(paid))
     }
+
+    /// What the next connection is to know.
+    pub fn left(mut self) -> Vec<Change> {
+        let paid = self.take_paid();
+        let due = self.due.into_iter().filter(|due| due.keeping == Keeping::Yes);
+        let behind = due.map(|due| Change::Owed {
+            filter: due.filter.as_str().to_owned(),
+            messages: Vec::new(),
+            behind: Some(position(due.behind.as_ref())),
+        });
+        paid.into_iter().chain(behind).collect()
+    }
+}
+
+/// See [`Change::Owed`].
+fn position(behind: Option<&TopicName>) -> String {
+    behind.map_or_else(String::new, |topic| topic.as_str().to_owned())
 }
 
 fn is_expired(frame: &Frame, now: Timestamp) -> bool {
@@ -270,7 +283,7 @@ impl Connection {
         };
         let (fabric, book, agent) = (&self.edge.door.fabric, &self.edge.book, attached.handle.agent());
         let owed = debt.look_up(due, fabric, agent, || book.number());
-        // That no more than QoS 0 was found need not be known after a crash.
+        // That no more than QoS 0 was found need not be known after a crash, and is saved with what follows or with the connection's end.
         let is_kept =
             |change: &Change| !matches!(change, Change::Owed { messages, behind: Some(_), .. } if messages.is_empty());
         if let Some(owed) = owed.filter(is_kept) {

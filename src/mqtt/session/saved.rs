@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Key;
-use crate::{frame::limits::SHARDS, mqtt::subscriptions::Subscription};
+use crate::mqtt::subscriptions::Subscription;
 
 /// Places that are kept of messages whose settle may be lost. Beyond it the oldest goes: as many settles would have to be lost to
 /// crashes, and none of their messages handed out since.
@@ -25,7 +25,6 @@ pub struct SavedWill {
 
 /// No shard's number: of messages that stand in no queue of the fabric's, but among what is kept of the session.
 const OWN_SHARD: u16 = u16::MAX;
-const _: () = assert!(OWN_SHARD >= SHARDS, "no shard has this number");
 
 /// Where a message stands: its shard and its sequence there, which no redelivery changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
