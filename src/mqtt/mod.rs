@@ -22,14 +22,14 @@ mod tests;
 pub use decode::{Decoder, Limits, Malformed, Twin};
 pub use encode::{Encoder, TooLarge};
 pub use mapping::{Sender, to_frame, to_publish};
-pub use names::{INBOX_FILTER, NameError, agent_of_client, client_of_agent, queue_token};
+pub use names::{INBOX_FILTER, NameError, agent_of_client, client_of_agent, is_nodes_own, queue_token};
 pub use packet::{
     Ack, Connack, Connect, Disconnect, Filter, Packet, PacketId, Publish, PublishProperties, RetainHandling, Subscribe,
     Unsubscribe, UserProperties, Version, Will,
 };
 pub use reason::Reason;
 pub use session::{
-    Action, Attach, Attached, Change, Config, Delivery, End, Goodbye, Key, Outcome, Place, Saved, SavedStage,
-    SavedWill, Session, SessionFate, Source, Ticket, Wanted,
+    Action, Attach, Attached, Change, Config, Delivery, End, Goodbye, Key, Outcome, Place, Saved, SavedDebt,
+    SavedStage, SavedWill, Session, SessionFate, Source, Ticket, Wanted,
 };
 pub use subscriptions::{Subscription, Subscriptions};

@@ -58,7 +58,7 @@ pub(super) fn address_of_topic(topic: &str) -> Result<Address, NameError> {
     if !topic.starts_with('$') {
         return Ok(Address::topic(&TopicName::new(topic)?));
     }
-    if topic == "$SYS" || topic.starts_with("$SYS/") || topic.starts_with("$share/") {
+    if is_nodes_own(topic) || topic.starts_with("$share/") {
         return Err(NameError::Reserved);
     }
     let Some(own) = topic.strip_prefix(OWN) else {
@@ -106,6 +106,11 @@ pub(super) fn filter_of(text: &str) -> Result<Option<TopicFilter>, NameError> {
         true => Err(NameError::NoFilter),
         false => Ok(Some(filter)),
     }
+}
+
+/// Whether a topic is, or a filter asks for, one of the node's own.
+pub fn is_nodes_own(text: &str) -> bool {
+    text.split('/').next() == Some("$SYS")
 }
 
 /// Where a queue is the one of a shared subscription: its filter.

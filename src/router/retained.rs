@@ -151,27 +151,36 @@ impl Fabric {
             self.0.retained.0.read().unwrap_or_else(PoisonError::into_inner),
         );
         let text = filter.filter();
-        // Everything that matches begins with what stands before the first wildcard's level.
-        let wildcard = text.find(['+', '#']);
-        let prefix = match wildcard {
-            Some(at) => text[..at].strip_suffix('/').unwrap_or(&text[..at]),
-            None => text,
+        let may_see = |(topic, frame): &(&TopicName, &Frame)| {
+            filter.matches(topic) && !is_expired(frame, now) && self.may_receive(agent, frame)
         };
+        let Some(wildcard) = text.find(['+', '#']) else {
+            let one = TopicName::new(text).ok().filter(|_| after.is_none() && limit > 0);
+            let found = one.as_ref().and_then(|topic| kept.by_topic.get_key_value(topic));
+            let found = found
+                .filter(may_see)
+                .map(|(topic, frame)| (topic.clone(), frame.clone()));
+            return found.into_iter().collect();
+        };
+        // Everything that matches begins with what stands before the first wildcard's level.
+        let prefix = text[..wildcard].strip_suffix('/').unwrap_or(&text[..wildcard]);
         let begin = match after {
             Some(after) => Bound::Excluded(after.clone()),
             None => TopicName::new(prefix).map_or(Bound::Unbounded, Bound::Included),
         };
         let range = kept.by_topic.range((begin, Bound::Unbounded));
-        let may_receive = |frame: &Frame| {
-            let to = frame.envelope.to();
-            self.0.policy.decide(agent.as_str(), Action::Receive { to }) == Decision::Allow
-        };
         range
             .take_while(|(topic, _)| topic.as_str().starts_with(prefix))
-            .filter(|(topic, frame)| filter.matches(topic) && !is_expired(frame, now) && may_receive(frame))
+            .filter(may_see)
             .take(limit)
             .map(|(topic, frame)| (topic.clone(), frame.clone()))
             .collect()
+    }
+
+    /// Whether policy lets an agent have a message.
+    pub fn may_receive(&self, agent: &AgentId, frame: &Frame) -> bool {
+        let to = frame.envelope.to();
+        self.0.policy.decide(agent.as_str(), Action::Receive { to }) == Decision::Allow
     }
 
     /// How many messages are retained.

@@ -233,6 +233,48 @@ fn a_refusal_by_the_receiver_ends_a_delivery() {
 }
 
 #[test]
+fn an_id_whose_message_was_refused_is_new() {
+    if peer() {
+        return; // it refuses nothing
+    }
+    let broker = Broker::start();
+    let mut witness = broker.client(V5, "witness");
+    witness.subscribe("after/refusal", 2);
+    let mut client = broker.client(V5, "pub");
+    client.send(&Publish::new("$weft/group/nobody", "lost").qos(2, 9).bytes(V5));
+    let refusal = client.packet();
+    assert_eq!((refusal.kind(), refusal.id(), refusal.reason()), (PUBREC, 9, 0x90));
+    // Not the refused one once more, whatever DUP says.
+    for dup in [false, true] {
+        let mut publish = Publish::new("after/refusal", "x").qos(2, 9);
+        publish.dup = dup;
+        client.send(&publish.bytes(V5));
+        client.answered(PUBREC, 9);
+        client.acknowledge(PUBREL, 9);
+        client.expect(&[PUBCOMP, 2, 0, 9]);
+        client.send(&Publish::new("$weft/group/nobody", "lost").qos(2, 9).bytes(V5));
+        assert_eq!(client.packet().reason(), 0x90);
+    }
+    assert_eq!(payloads(&witness.until_fence(&broker)), ["x", "x"]);
+}
+
+#[test]
+fn a_message_of_v3_that_may_not_be_sent_ends_its_connection() {
+    if peer() {
+        return; // it takes messages below `$SYS`
+    }
+    let broker = Broker::start();
+    let mut witness = broker.client(V3, "witness");
+    witness.subscribe("$SYS/forged", 2);
+    for qos in [1, 2] {
+        let mut client = broker.client(V3, "forger");
+        client.send(&Publish::new("$SYS/forged", "x").qos(qos, 9).bytes(V3));
+        assert!(client.next().is_none(), "there is no other way to say no");
+    }
+    assert!(witness.until_fence(&broker).is_empty());
+}
+
+#[test]
 fn acknowledgements_of_v5_in_their_three_lengths_are_taken() {
     let broker = Broker::start();
     for tail in [&[][..], &[0], &[0, 0]] {

@@ -197,6 +197,13 @@ impl Client {
     #[track_caller]
     pub fn take(&mut self) -> Publish {
         let publish = self.hear();
+        self.answer(&publish);
+        publish
+    }
+
+    /// Goes through a message's handshake; nothing else comes meanwhile.
+    #[track_caller]
+    pub fn answer(&mut self, publish: &Publish) {
         match publish.qos {
             0 => {}
             1 => self.acknowledge(PUBACK, publish.id),
@@ -206,7 +213,6 @@ impl Client {
                 self.acknowledge(PUBCOMP, publish.id);
             }
         }
-        publish
     }
 
     /// The next message of a topic, others let by.

@@ -3,22 +3,18 @@
 //! A connection does one thing at a time. What it waits for here (a commit of records, room at a worker) holds up that connection alone,
 //! and what comes meanwhile is taken together afterwards. Start at [`Connection::act`].
 
-use std::{collections::VecDeque, mem, sync::atomic::Ordering::Relaxed};
+use std::{mem, sync::atomic::Ordering::Relaxed};
 
-use super::{
-    book::Slot,
-    connection::Connection,
-    outcome,
-    sys::{self, PREFIX},
-};
+use super::{book::Slot, connection::Connection, outcome, retained::Debt};
 use crate::{
     edge::{
         auth::{principal_of_token, proven_agent},
         counters::Counters,
     },
-    frame::{AgentId, Frame, Qos, Run, TopicFilter, TopicName},
+    frame::{Frame, Qos, Run, Seq, ShardId, TopicFilter, TopicName},
     mqtt::{
-        self, Action, Change, Delivery, Encoder, End, Key, Packet, PacketId, Publish, Reason, Source, Ticket, Wanted,
+        self, Action, Change, Delivery, Encoder, End, Key, Packet, PacketId, Place, Publish, Reason, SessionFate,
+        Source, Ticket, Wanted, is_nodes_own,
     },
     router::{
         Answers, Fabric, Publisher, SessionHandle, SessionReceiver,
@@ -32,20 +28,17 @@ use crate::{
     time::Timestamp,
 };
 
-/// Retained messages that are looked up at once, and that may wait for a client's window.
-const RETAINED_AT_ONCE: usize = 64;
-
 /// What a connection has once its client is known.
 pub(super) struct Attached {
     /// The receiver is dropped first: whoever takes the session over finds the queue free.
     pub receiver: SessionReceiver,
-    handle: SessionHandle,
+    pub handle: SessionHandle,
     /// Made when the client first publishes.
     pub publishing: Option<Box<Publishing>>,
     pub delivered: Vec<Piece>,
     principal: Principal,
-    /// Retained messages that are still to be sent: under this filter, those behind this topic.
-    retained: VecDeque<(TopicFilter, Option<TopicName>)>,
+    /// Retained messages that are still to be sent or settled.
+    pub debt: Option<Box<Debt>>,
     pub slot: Slot,
 }
 
@@ -76,6 +69,8 @@ impl Attached {
 /// What one round gathers, to be done together.
 #[derive(Default)]
 struct Round {
+    /// What is kept with the saves, without an outcome of its own.
+    changes: Vec<Change>,
     saves: Vec<(Ticket, Change)>,
     settles: Vec<DeliveryId>,
     releases: Vec<DeliveryId>,
@@ -86,8 +81,10 @@ struct Round {
 pub(super) fn delivery(delivery: surface::Delivery) -> Delivery {
     Delivery {
         key: delivery.id.map(|id| Key {
-            shard: id.shard,
-            seq: id.seq,
+            place: Place {
+                shard: id.shard.get(),
+                seq: id.seq.raw(),
+            },
             lease: id.lease.0,
         }),
         frame: delivery.frame,
@@ -96,12 +93,13 @@ pub(super) fn delivery(delivery: surface::Delivery) -> Delivery {
     }
 }
 
-fn delivery_id(key: Key) -> DeliveryId {
-    DeliveryId {
-        shard: key.shard,
-        seq: key.seq,
+/// `None` where it stands in no shard.
+fn delivery_id(key: Key) -> Option<DeliveryId> {
+    Some(DeliveryId {
+        shard: ShardId::new(key.place.shard)?,
+        seq: Seq::from_raw(key.place.seq),
         lease: Lease(key.lease),
-    }
+    })
 }
 
 impl Connection {
@@ -113,15 +111,21 @@ impl Connection {
             match action {
                 Action::Send(packet) => self.send(&packet, now),
                 Action::Attach(attach) => {
-                    let attached = Box::pin(self.attach(&attach)).await;
+                    let attached = Box::pin(self.attach(&attach, now)).await;
                     self.machine.handle_attached(attached, now, &mut self.actions);
                 }
                 Action::Publish { ticket, frame, retain } => self.publish(ticket, frame, retain, now, &mut round),
                 Action::PublishRun { ticket, run } => self.publish_run(ticket, run),
                 Action::SendRun(publish, run, packet_ids) => self.send_run(&publish, &run, &packet_ids),
                 Action::Save { ticket, change } => round.saves.push((ticket, change)),
-                Action::Settle(key) => round.settles.push(delivery_id(key)),
-                Action::Release(key) => round.releases.push(delivery_id(key)),
+                Action::Settle(key) => match key.place.owed_number() {
+                    Some(number) => self.settle_owed(number),
+                    None => round.settles.extend(delivery_id(key)),
+                },
+                Action::Release(key) => match key.place.owed_number() {
+                    Some(number) => self.release_owed(number, now),
+                    None => round.releases.extend(delivery_id(key)),
+                },
                 Action::Subscribe { ticket, wanted } => {
                     self.publish_batch().await;
                     let answers = Box::pin(self.subscribe(wanted)).await;
@@ -133,6 +137,7 @@ impl Connection {
                     self.machine.handle_unsubscribed(ticket, answer, now, &mut self.actions);
                 }
                 Action::SendRetained(filters) => self.begin_retained(filters, now),
+                Action::OweRetained(filters) => round.changes.extend(self.owe_retained(filters)),
                 Action::Close(reason) => {
                     self.is_closing = true;
                     if reason.is_failure() {
@@ -191,7 +196,7 @@ impl Connection {
 
     // --- attaching ---------------------------------------------------------------------------------------------------
 
-    async fn attach(&mut self, wanted: &mqtt::Attach) -> Result<mqtt::Attached, Reason> {
+    async fn attach(&mut self, wanted: &mqtt::Attach, now: Timestamp) -> Result<mqtt::Attached, Reason> {
         let refusal = |error: FabricError| {
             tracing::debug!(client = wanted.client_id, %error, "an MQTT client is not let in");
             outcome::refusal(&error)
@@ -218,13 +223,16 @@ impl Connection {
             };
             book.save(&slot, vec![opened]).await.map_err(refusal)?;
         }
-        let has_inbox = |saved: &mqtt::Saved| saved.subscriptions.iter().any(|known| known.text == mqtt::INBOX_FILTER);
+        let has = |wanted: fn(&str) -> bool| {
+            let subscriptions = kept.iter().flat_map(|kept| &kept.saved.subscriptions);
+            subscriptions.into_iter().any(|known| wanted(&known.text))
+        };
         let wish = Attach {
             agent: agent.clone(),
             protocol: Protocol::Mqtt,
-            inbox: match &kept {
-                Some((saved, _)) if has_inbox(saved) => Inbox::Open,
-                _ => Inbox::Closed,
+            inbox: match has(|text| text == mqtt::INBOX_FILTER) {
+                true => Inbox::Open,
+                false => Inbox::Closed,
             },
             queue: match kept.is_some() || wanted.session_expiry_s > 0 {
                 true => SessionQueue::Durable(slot.token().to_owned()),
@@ -235,27 +243,25 @@ impl Connection {
         };
         let fabric = &self.edge.door.fabric;
         let (handle, receiver) = fabric.attach(&principal, wish).await.map_err(refusal)?;
+        if has(is_nodes_own) {
+            self.sys = Some(self.edge.sys.rounds());
+        }
+        let debt = kept.as_ref().and_then(|kept| Debt::resumed(kept, fabric, &agent, now));
         self.attached = Some(Box::new(Attached {
             receiver,
             handle,
             publishing: None,
             delivered: Vec::new(),
             principal,
-            retained: VecDeque::new(),
+            debt,
             slot,
         }));
-        let (saved, in_flight) = kept.map_or((None, Vec::new()), |(saved, in_flight)| (Some(saved), in_flight));
-        if saved
-            .as_ref()
-            .is_some_and(|saved| saved.subscriptions.iter().any(|known| is_sys(&known.text)))
-        {
-            self.sys = Some(self.edge.sys.rounds());
-        }
+        let (saved, in_flight) = kept.map(|kept| (kept.saved, kept.sent.unwrap_or_default())).unzip();
         Ok(mqtt::Attached {
             agent,
             nonce: self.edge.book.number(),
             saved,
-            in_flight,
+            in_flight: in_flight.unwrap_or_default(),
         })
     }
 
@@ -265,6 +271,7 @@ impl Connection {
             mut receiver,
             handle,
             mut delivered,
+            debt,
             slot,
             ..
         } = *attached;
@@ -275,12 +282,21 @@ impl Connection {
             Piece::One(delivery) => delivery.id,
             Piece::Run { .. } => None,
         });
-        let unsettled: Vec<_> = end.unsettled.iter().copied().map(delivery_id).chain(taken).collect();
+        let handed = end.unsettled.iter().copied().filter_map(delivery_id);
+        let unsettled: Vec<_> = handed.chain(taken).collect();
         if !unsettled.is_empty() {
             handle.nack(&unsettled, Refusal::Release).await;
         }
         drop(receiver);
         drop(handle);
+        let left = debt.map_or_else(Vec::new, |debt| debt.left());
+        if !left.is_empty()
+            && end.session != SessionFate::Ends
+            && let Err(error) = self.edge.book.save(&slot, left).await
+        {
+            // After a crash, what is QoS 1 of it comes twice.
+            tracing::warn!(peer = %self.peer, %error, "what an MQTT session is owed no more could not be written");
+        }
         self.edge.book.end(&slot, end).await;
     }
 
@@ -359,10 +375,12 @@ impl Connection {
                 self.machine.handle_published(ticket, outcome, now, &mut self.actions);
             }
         }
-        if round.saves.is_empty() {
+        let paid = self.take_paid(!round.saves.is_empty());
+        if round.saves.is_empty() && paid.is_none() {
             return;
         }
-        let (tickets, changes): (Vec<_>, Vec<_>) = round.saves.into_iter().unzip();
+        let (tickets, saves): (Vec<_>, Vec<_>) = round.saves.into_iter().unzip();
+        let changes = paid.into_iter().chain(round.changes).chain(saves).collect();
         let saved = match &self.attached {
             Some(attached) => self.edge.book.save(&attached.slot, changes).await,
             None => Err(FabricError::SessionClosed),
@@ -383,7 +401,7 @@ impl Connection {
     // --- subscribing -------------------------------------------------------------------------------------------------
 
     async fn subscribe(&mut self, wanted: Vec<Wanted>) -> Vec<Result<(), Reason>> {
-        if wanted.iter().any(|wanted| is_sys(&wanted.subscription.text)) && self.sys.is_none() {
+        if wanted.iter().any(|wanted| is_nodes_own(&wanted.subscription.text)) && self.sys.is_none() {
             self.sys = Some(self.edge.sys.rounds());
         }
         let Some(attached) = &self.attached else {
@@ -428,7 +446,9 @@ impl Connection {
             attached.handle.set_inbox(Inbox::Closed);
         }
         let filters: Vec<_> = filters.into_iter().flatten().collect();
-        attached.retained.retain(|(known, _)| !filters.contains(known));
+        if let Some(debt) = &mut attached.debt {
+            filters.iter().for_each(|filter| debt.forget(filter));
+        }
         if filters.is_empty() {
             return Ok(());
         }
@@ -436,63 +456,23 @@ impl Connection {
         unsubscribed.map_err(|error| outcome::reason(&error))
     }
 
-    // --- retained messages and `$SYS` ----------------------------------------------------------------------------------
-
-    fn begin_retained(&mut self, filters: Vec<TopicFilter>, now: Timestamp) {
-        for filter in filters {
-            if is_sys(filter.as_str()) {
-                let source = Source::Retained(filter.as_str().to_owned());
-                self.deliver_round(&sys::values(&self.edge), Some((&filter, source)), now);
-            } else if let Some(attached) = &mut self.attached {
-                // Subscribed once more before they were sent: they are sent once. So no more wait than there are subscriptions.
-                attached.retained.retain(|(known, _)| *known != filter);
-                attached.retained.push_back((filter, None));
-            }
-        }
-    }
-
-    /// Sends retained messages that are due, as many as the client's window has room for.
-    pub fn feed_retained(&mut self, now: Timestamp) {
-        let Some(attached) = &mut self.attached else { return };
-        if self.machine.held_up() > 0 {
-            return;
-        }
-        let Some((filter, after)) = attached.retained.pop_front() else {
-            return;
-        };
-        let agent: &AgentId = attached.handle.agent();
-        let found = self
-            .edge
-            .door
-            .fabric
-            .retained(agent, &filter, after.as_ref(), RETAINED_AT_ONCE);
-        if found.len() == RETAINED_AT_ONCE {
-            let after = found.last().map(|(topic, _)| topic.clone());
-            attached.retained.push_front((filter.clone(), after));
-        }
-        let queue = attached.handle.reply_address().clone();
-        for (_, frame) in found {
-            let delivery = Delivery {
-                key: None,
-                frame,
-                queue: queue.clone(),
-                source: Source::Retained(filter.as_str().to_owned()),
-            };
-            self.machine.handle_delivery(delivery, now, &mut self.actions);
-        }
-    }
+    // --- `$SYS` --------------------------------------------------------------------------------------------------------
 
     pub fn deliver_sys(&mut self, now: Timestamp) {
         let Some(sys) = &mut self.sys else { return };
         let round = sys.borrow_and_update().clone();
         self.deliver_round(&round, None, now);
-        let is_wanted = self.machine.subscriptions().iter().any(|known| is_sys(&known.text));
+        let is_wanted = self
+            .machine
+            .subscriptions()
+            .iter()
+            .any(|known| is_nodes_own(&known.text));
         if !is_wanted {
             self.sys = None;
         }
     }
 
-    fn deliver_round(&mut self, round: &[Frame], wanted: Option<(&TopicFilter, Source)>, now: Timestamp) {
+    pub fn deliver_round(&mut self, round: &[Frame], wanted: Option<(&TopicFilter, Source)>, now: Timestamp) {
         let Some(attached) = &self.attached else { return };
         let queue = attached.handle.reply_address().clone();
         for frame in round {
@@ -510,9 +490,4 @@ impl Connection {
             self.machine.handle_delivery(delivery, now, &mut self.actions);
         }
     }
-}
-
-/// Whether a filter asks for the node's own topics.
-fn is_sys(filter: &str) -> bool {
-    filter.split('/').next() == Some(PREFIX)
 }

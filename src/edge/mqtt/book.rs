@@ -73,9 +73,18 @@ struct Live {
 struct Kept {
     agent: AgentId,
     saved: Saved,
-    in_flight: Vec<(u16, Place)>,
+    /// See [`Resumed::sent`].
+    sent: Option<Vec<(u16, Place)>>,
     /// `None` while it is connected.
     left: Option<Left>,
+}
+
+/// What a new connection goes on with.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    pub saved: Saved,
+    /// QoS 1 messages that the connection before sent, by packet id; `None` where nobody knows, after a crash.
+    pub sent: Option<Vec<(u16, Place)>>,
 }
 
 /// A session that its holder is alone with. Lets go when dropped.
@@ -169,7 +178,7 @@ impl Book {
         let kept = Kept {
             agent,
             saved,
-            in_flight: Vec::new(),
+            sent: None,
             left: Some(left),
         };
         self.lock().entry(address).or_default().kept = Some(Box::new(kept));
@@ -237,11 +246,7 @@ impl Book {
     }
 
     /// What a new connection goes on with. A session that is to be clean, or whose time is over, is ended first.
-    pub async fn resume(
-        &self,
-        slot: &Slot,
-        clean_start: bool,
-    ) -> Result<Option<(Saved, Vec<(u16, Place)>)>, FabricError> {
+    pub async fn resume(&self, slot: &Slot, clean_start: bool) -> Result<Option<Resumed>, FabricError> {
         let (is_over, will_at) = {
             let entries = self.lock();
             let kept = entries.get(&slot.session).and_then(|entry| entry.kept.as_ref());
@@ -263,7 +268,10 @@ impl Book {
             // Back in time: its will is not sent [MQTT-3.1.3-9].
             kept.left = None;
             kept.saved.will = None;
-            (kept.saved.clone(), std::mem::take(&mut kept.in_flight))
+            Resumed {
+                saved: kept.saved.clone(),
+                sent: kept.sent.take(),
+            }
         }))
     }
 
@@ -277,7 +285,7 @@ impl Book {
                 Box::new(Kept {
                     agent: slot.agent.clone(),
                     saved: Saved::default(),
-                    in_flight: Vec::new(),
+                    sent: None,
                     left: None,
                 })
             });
@@ -315,7 +323,7 @@ impl Book {
             let kept = entries.get_mut(&slot.session).and_then(|entry| entry.kept.as_mut());
             kept.map(|kept| {
                 kept.saved.will = will.map(|(will, _)| will);
-                kept.in_flight = in_flight;
+                kept.sent = Some(in_flight);
                 kept.left = Some(left.clone());
                 record::head(slot.session.as_str(), &kept.saved, Some(&left))
             })

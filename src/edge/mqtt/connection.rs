@@ -425,6 +425,10 @@ impl Connection {
     async fn settle_up(&mut self, now: Timestamp) {
         loop {
             self.take_answers(now);
+            if self.attached.as_ref().is_some_and(|attached| attached.debt.is_some()) {
+                // Before what came of late: it may be older.
+                Box::pin(self.feed_retained(now)).await;
+            }
             self.take_deliveries(now);
             if self.actions.is_empty() {
                 return;
@@ -464,7 +468,6 @@ impl Connection {
                 Piece::Run { run, queue } => self.machine.handle_run(run, &queue, now, &mut self.actions),
             }
         }
-        self.feed_retained(now);
     }
 
     fn set_timer(&mut self) {

@@ -12,6 +12,7 @@ mod connection;
 mod due;
 mod outcome;
 mod record;
+mod retained;
 mod sys;
 
 use std::{

@@ -83,6 +83,16 @@ fn sending(session: &str, id: u16) -> String {
     key(session, &format!("out {id}"))
 }
 
+/// Under which filter retained messages are still to be looked up; the value is the topic behind which they begin.
+fn behind(session: &str, text: &str) -> String {
+    key(session, &format!("due {text}"))
+}
+
+/// A retained message that is owed; the value is the filter, which has no control characters, on a line and the frame behind it.
+fn owed(session: &str, number: u64) -> String {
+    key(session, &format!("owed {number}"))
+}
+
 fn unsettled(session: &str, place: Place) -> String {
     key(session, &format!("had {} {}", place.shard, place.seq))
 }
@@ -116,7 +126,22 @@ pub(super) fn change(session: &str, saved: &mut Saved, change: Change, number: u
         Change::Subscribed(added) => {
             into.extend(added.iter().map(|added| (sub(session, &added.text), Some(json(added)))));
         }
-        Change::Unsubscribed(gone) => into.extend(gone.iter().map(|text| (sub(session, text), None))),
+        Change::Unsubscribed(gone) => {
+            into.extend(gone.iter().map(|text| (sub(session, text), None)));
+            let is_due = |text: &&String| saved.debt.as_ref().is_some_and(|debt| debt.behind.contains_key(*text));
+            into.extend(gone.iter().filter(is_due).map(|text| (behind(session, text), None)));
+        }
+        Change::Owed {
+            filter,
+            messages,
+            behind: topic,
+        } => {
+            let value = |frame: &[u8]| [filter.as_bytes(), b"\n", frame].concat();
+            let messages = messages.iter();
+            into.extend(messages.map(|(number, frame)| (owed(session, *number), Some(value(frame)))));
+            into.push((behind(session, filter), topic.clone().map(String::into_bytes)));
+        }
+        Change::Paid(numbers) => into.extend(numbers.iter().map(|number| (owed(session, *number), None))),
         Change::Received { packet_id, message_id } => {
             into.push((received(session, *packet_id), Some(message_id.as_bytes().to_vec())));
         }
@@ -145,6 +170,10 @@ pub(super) fn forget(session: &str, saved: &Saved) -> Vec<Write> {
     keys.extend(saved.received.keys().map(|id| received(session, *id)));
     keys.extend(saved.sending.iter().map(|(id, _)| sending(session, *id)));
     keys.extend(saved.unsettled.iter().map(|place| unsettled(session, *place)));
+    if let Some(debt) = &saved.debt {
+        keys.extend(debt.behind.keys().map(|text| behind(session, text)));
+        keys.extend(debt.messages.keys().map(|number| owed(session, *number)));
+    }
     keys.into_iter().map(|key| (key, None)).collect()
 }
 
@@ -226,6 +255,18 @@ impl Read {
                 };
                 self.unsettled.entry(number).or_default().push(place);
             }
+            "due" => {
+                let topic = String::from_utf8(value.to_vec()).ok()?;
+                let debt = self.saved.debt.get_or_insert_default();
+                debt.behind.insert(rest.to_owned(), topic);
+            }
+            "owed" => {
+                let end = value.iter().position(|byte| *byte == b'\n')?;
+                let filter = String::from_utf8(value[..end].to_vec()).ok()?;
+                let frame = value[end + 1..].to_vec();
+                let debt = self.saved.debt.get_or_insert_default();
+                debt.messages.insert(rest.parse().ok()?, (filter, frame));
+            }
             _ => return None,
         }
         Some(())
@@ -300,6 +341,17 @@ mod tests {
             },
             Change::Released { packet_id: 9 },
             Change::CompletedUnsettled { packet_id: 4 },
+            Change::Owed {
+                filter: "a/#".into(),
+                messages: vec![(7, b"frame\nwith a line".to_vec()), (8, b"frame".to_vec())],
+                behind: Some("a/b c".into()),
+            },
+            Change::Owed {
+                filter: "b".into(),
+                messages: vec![(9, b"frame".to_vec())],
+                behind: None,
+            },
+            Change::Paid(vec![8]),
             Change::Unsubscribed(vec!["a/#".into()]),
         ]
     }

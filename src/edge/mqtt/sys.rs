@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Where all of them stand.
-pub(super) const PREFIX: &str = "$SYS";
+const PREFIX: &str = "$SYS";
 /// Who publishes them.
 const SENDER: &str = "weft";
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  packets ──► handle_packet        Send(packet) ──► the client, in this order
-//!  fabric  ──► handle_attached      Attach, Publish, Subscribe, Unsubscribe, Settle, Release, SendRetained ──► the fabric
+//!  fabric  ──► handle_attached      Attach, Publish, Subscribe, Unsubscribe, Settle, Release, …Retained ──► the fabric
 //!              handle_published, …  Save(change) ──► the store: what must be durable before the handshake goes on
 //!  clock   ──► handle_timeout       Close, End ──► the connection's end, and what becomes of will and session
 //! ```
@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-pub use saved::{Change, Place, Saved, SavedStage, SavedWill};
+pub use saved::{Change, Place, Saved, SavedDebt, SavedStage, SavedWill};
 
 use self::{inbound::Inbound, outbound::Outbound};
 use super::{
@@ -32,7 +32,7 @@ use super::{
     subscriptions::{Subscription, Subscriptions},
 };
 use crate::{
-    frame::{Address, AgentId, Frame, Run, Seq, ShardId, TopicFilter},
+    frame::{Address, AgentId, Frame, Run, TopicFilter},
     time::Timestamp,
 };
 
@@ -92,8 +92,7 @@ pub struct Ticket(pub u64);
 /// One hand-out of a message: the place of the message, which stays, and the lease, which is new with each hand-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    pub shard: ShardId,
-    pub seq: Seq,
+    pub place: Place,
     pub lease: u64,
 }
 
@@ -241,8 +240,11 @@ pub enum Action {
         ticket: Ticket,
         filters: Vec<Option<TopicFilter>>,
     },
-    /// Send what is retained under these filters, as deliveries with [`Source::Retained`].
+    /// Send what is retained under these filters, as deliveries with [`Source::Retained`] and without a key.
     SendRetained(Vec<TopicFilter>),
+    /// The same for a session that outlives its connection: with keys, by what is kept as [`Change::Owed`], the first of it together with
+    /// the save behind this. It is sent once that is durable.
+    OweRetained(Vec<TopicFilter>),
     /// Close the connection once everything before is written. Nothing that comes in afterwards counts.
     Close(Reason),
     /// Detach.
@@ -429,6 +431,11 @@ impl Session {
         }
     }
 
+    /// Retained messages that are owed could not be kept: as above.
+    pub fn handle_owing_failed(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.fail(Reason::UNSPECIFIED, now, out);
+    }
+
     /// The fabric ends the session.
     pub fn handle_goodbye(&mut self, goodbye: Goodbye, now: Timestamp, out: &mut Vec<Action>) {
         self.fail(goodbye.reason(), now, out);
@@ -465,6 +472,11 @@ impl Session {
             Phase::Attaching(_) | Phase::Greeting => true,
             _ => self.inbound.unanswered() >= self.config.unreleased_max.max(1),
         }
+    }
+
+    /// True between CONNACK and the end: then alone deliveries are taken.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
     }
 
     /// Messages that wait for room in the client's window: whoever brings retained ones brings no more while there are some.

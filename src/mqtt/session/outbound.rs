@@ -316,7 +316,7 @@ impl Session {
         if !matches!(self.phase, super::Phase::Open) {
             return out.extend(key.map(Action::Release));
         }
-        if self.comes_again(key, &frame, now, out) {
+        if self.comes_again(key, &frame, &source, now, out) {
             return;
         }
         let topic = arrival_topic(frame.envelope.to());
@@ -392,7 +392,14 @@ impl Session {
     }
 
     /// A message that an earlier connection, or an earlier lease, sent under an id already. True where that is all there is to do.
-    fn comes_again(&mut self, key: Option<Key>, frame: &Frame, now: Timestamp, out: &mut Vec<Action>) -> bool {
+    fn comes_again(
+        &mut self,
+        key: Option<Key>,
+        frame: &Frame,
+        source: &Source,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+    ) -> bool {
         let Some(key) = key else { return false };
         if self.outbound.unsettled.remove(&key.into()) {
             out.push(Action::Settle(key));
@@ -429,8 +436,11 @@ impl Session {
             retain_as_published: false,
         };
         let topic = arrival_topic(frame.envelope.to());
-        let grant = self.subscriptions.grant(topic, Origin::Other).unwrap_or(grant);
-        let mut publish = self.prepare(frame, grant, &Source::Live, now);
+        let granted = match source {
+            Source::Live => self.subscriptions.grant(topic, Origin::Other),
+            Source::Retained(filter) => self.subscriptions.grant_under(filter),
+        };
+        let mut publish = self.prepare(frame, granted.unwrap_or(grant), source, now);
         publish.qos = qos;
         publish.dup = true; // [MQTT-3.3.1-1]
         publish.packet_id = Some(id);
@@ -618,7 +628,8 @@ impl Session {
         let Some(flight) = self.outbound.land(id) else { return };
         let packet_id = id.get();
         let change = match (flight.settled, flight.place) {
-            (Settled::No, Some(place)) => {
+            // What is kept with the session is settled with this very save.
+            (Settled::No, Some(place)) if place.owed_number().is_none() => {
                 self.outbound.unsettled.insert(place);
                 Change::CompletedUnsettled { packet_id }
             }

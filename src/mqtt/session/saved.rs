@@ -23,6 +23,9 @@ pub struct SavedWill {
     pub delay_s: u32,
 }
 
+/// No shard's number: of messages that stand in no queue of the fabric's, but among what is kept of the session.
+const OWN_SHARD: u16 = u16::MAX;
+
 /// Where a message stands: its shard and its sequence there, which no redelivery changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
@@ -30,12 +33,24 @@ pub struct Place {
     pub seq: u64,
 }
 
+impl Place {
+    /// That of a retained message which is kept with the session, by its number ([`Change::Owed`]).
+    pub const fn owed(number: u64) -> Self {
+        Self {
+            shard: OWN_SHARD,
+            seq: number,
+        }
+    }
+
+    /// The number of such a message; `None` where it stands in a shard.
+    pub const fn owed_number(self) -> Option<u64> {
+        if self.shard == OWN_SHARD { Some(self.seq) } else { None }
+    }
+}
+
 impl From<Key> for Place {
     fn from(key: Key) -> Self {
-        Self {
-            shard: key.shard.get(),
-            seq: key.seq.raw(),
-        }
+        key.place
     }
 }
 
@@ -80,6 +95,25 @@ pub enum Change {
     Settled {
         place: Place,
     },
+    /// These retained messages are owed to a subscription, and those behind a topic still are to be looked up.
+    Owed {
+        filter: String,
+        /// By number, which no other message of the session ever has; the frames in their wire form.
+        messages: Vec<(u64, Vec<u8>)>,
+        /// The topic; empty: all of them, `None`: there are no more.
+        behind: Option<String>,
+    },
+    /// Owed messages that the client has, or that nobody wants any more.
+    Paid(Vec<u64>),
+}
+
+/// Retained messages that the session's subscriptions are owed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDebt {
+    /// Filters under which there are more, and the topic behind which those begin; empty: at the first one.
+    pub behind: BTreeMap<String, String>,
+    /// By number: what was looked up, the filter and the frame in its wire form.
+    pub messages: BTreeMap<u64, (String, Vec<u8>)>,
 }
 
 /// How far a QoS 2 message on its way to the client is.
@@ -89,7 +123,7 @@ pub enum SavedStage {
     Released(Place),
 }
 
-/// A session as it is kept. Bounded by the windows and by the subscriptions of a session.
+/// A session as it is kept. Bounded by the windows and by the subscriptions of a session, and by how much retained is looked up at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     pub client_id: String,
@@ -102,6 +136,8 @@ pub struct Saved {
     pub sending: Vec<(u16, SavedStage)>,
     /// Places of messages that the client has and that may be handed out again, oldest first.
     pub unsettled: Vec<Place>,
+    /// Boxed: few sessions have one.
+    pub debt: Option<Box<SavedDebt>>,
 }
 
 impl Saved {
@@ -122,7 +158,10 @@ impl Saved {
                     .retain(|known| added.iter().all(|new| new.text != known.text));
                 self.subscriptions.extend(added);
             }
-            Change::Unsubscribed(gone) => self.subscriptions.retain(|known| !gone.contains(&known.text)),
+            Change::Unsubscribed(gone) => {
+                self.subscriptions.retain(|known| !gone.contains(&known.text));
+                self.change_debt(|debt| debt.behind.retain(|filter, _| !gone.contains(filter)));
+            }
             Change::Received { packet_id, message_id } => {
                 self.received.insert(packet_id, message_id);
             }
@@ -153,6 +192,29 @@ impl Saved {
                 self.unsettled.drain(..beyond);
             }
             Change::Settled { place } => self.unsettled.retain(|known| *known != place),
+            Change::Owed {
+                filter,
+                messages,
+                behind,
+            } => self.change_debt(|debt| {
+                let messages = messages.into_iter();
+                let under = messages.map(|(number, frame)| (number, (filter.clone(), frame)));
+                debt.messages.extend(under);
+                match behind {
+                    Some(behind) => drop(debt.behind.insert(filter, behind)),
+                    None => drop(debt.behind.remove(&filter)),
+                }
+            }),
+            Change::Paid(numbers) => {
+                self.change_debt(|debt| debt.messages.retain(|number, _| !numbers.contains(number)))
+            }
         }
+    }
+
+    fn change_debt(&mut self, change: impl FnOnce(&mut SavedDebt)) {
+        let mut debt = self.debt.take().unwrap_or_default();
+        change(&mut debt);
+        let is_open = !debt.behind.is_empty() || !debt.messages.is_empty();
+        self.debt = is_open.then_some(debt);
     }
 }

@@ -3,7 +3,7 @@
 use super::{Action, Asked, Change, Session, Then, Ticket, Wanted};
 use crate::{
     mqtt::{
-        names::filter_of,
+        names::{filter_of, is_nodes_own},
         packet::{Filter, PacketId, Subscribe, Unsubscribe},
         reason::Reason,
         subscriptions::{Freshness, Subscription},
@@ -71,7 +71,7 @@ impl Session {
             return;
         };
         let mut open = pending.codes.iter_mut().filter(|code| code.is_none());
-        let (mut kept, mut retained) = (Vec::new(), Vec::new());
+        let (mut kept, mut retained, mut owed) = (Vec::new(), Vec::new(), Vec::new());
         for (at, (wanted, earlier)) in pending.asked.into_iter().enumerate() {
             let answer = answers.get(at).copied().unwrap_or(Err(Reason::UNSPECIFIED));
             let code = answer.err().unwrap_or(Reason(wanted.subscription.qos)); // [MQTT-3.8.4-7]
@@ -91,11 +91,18 @@ impl Session {
                 Freshness::New
             };
             if wanted.subscription.wants_retained(freshness) {
-                retained.extend(wanted.filter);
+                // One that is replaced may be owed some.
+                let may_owe = wanted.subscription.qos > 0 || earlier.is_some();
+                let is_owed = self.is_durable() && may_owe && !is_nodes_own(&wanted.subscription.text);
+                let due = if is_owed { &mut owed } else { &mut retained };
+                due.extend(wanted.filter);
             }
             kept.push(wanted.subscription);
         }
         let codes: Vec<_> = pending.codes.into_iter().flatten().collect();
+        if !owed.is_empty() {
+            out.push(Action::OweRetained(owed));
+        }
         let then = Then::Suback(pending.packet_id, codes, retained);
         match kept.is_empty() {
             true => self.go_on(then, out),

@@ -316,6 +316,56 @@ fn mqtt_3_8_4_1_and_6_a_suback_has_a_code_for_each_filter_and_follows_the_fabric
 }
 
 #[test]
+fn what_is_retained_is_owed_to_a_session_that_lasts_and_sent_to_others() {
+    for (connect, qos, is_owed) in [
+        (lasting(Version::V311), Qos::AtLeastOnce, true),
+        (lasting(Version::V5), Qos::ExactlyOnce, true),
+        (lasting(Version::V5), Qos::AtMostOnce, false),
+        (connect(Version::V5), Qos::ExactlyOnce, false),
+    ] {
+        let mut world = World::connected(connect);
+        let filters = ["a/#", "$SYS/#"].map(|text| super::world::filter(text, qos)).into();
+        world.packet(Packet::Subscribe(Subscribe {
+            packet_id: id(4),
+            subscription_id: None,
+            filters,
+        }));
+        let Some(Action::Subscribe { ticket, wanted }) = world.out.pop() else {
+            panic!()
+        };
+        assert_eq!(wanted.len(), 2);
+        world
+            .session
+            .handle_subscribed(ticket, &[Ok(()), Ok(())], &mut world.out);
+        // What is owed is kept by the save that SUBACK waits for.
+        let owed = world
+            .out
+            .iter()
+            .position(|action| matches!(action, Action::OweRetained(_)));
+        let saved = world
+            .out
+            .iter()
+            .position(|action| matches!(action, Action::Save { .. }));
+        assert_eq!(owed.is_some(), is_owed);
+        assert!(owed.is_none() || owed < saved, "{:?}", world.out);
+        world.save_all();
+        let sent: Vec<_> = world
+            .out
+            .iter()
+            .filter_map(|action| match action {
+                Action::SendRetained(filters) => Some(filters.len()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(
+            sent,
+            [if is_owed { 1 } else { 2 }],
+            "the node's own topics are not owed"
+        );
+    }
+}
+
+#[test]
 fn mqtt_3_8_3_4_a_shared_subscription_with_no_local_ends_the_connection() {
     let mut world = World::connected(connect(Version::V5));
     let mut filter = super::world::filter("$share/g/a", Qos::AtMostOnce);

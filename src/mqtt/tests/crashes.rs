@@ -130,7 +130,7 @@ proptest! {
                     world.deliver(seq, lease as u64, &topic, Qos::ExactlyOnce);
                 }
                 for key in world.settled() {
-                    queue.remove(&key.seq.raw());
+                    queue.remove(&key.place.seq);
                 }
                 world.out.retain(|action| !matches!(action, Action::Release(_)));
                 down.extend(world.sent());

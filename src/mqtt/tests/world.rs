@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 
 use crate::{
-    frame::{Address, AgentId, Draft, Frame, MessageId, Qos, Seq, ShardId},
+    frame::{Address, AgentId, Draft, Frame, MessageId, Qos},
     mqtt::{
         Ack, Action, Attached, Change, Config, Connack, Connect, Delivery, Filter, Key, Outcome, Packet, PacketId,
         Place, Publish, PublishProperties, Reason, RetainHandling, Saved, Session, Source, Subscribe, Ticket, Version,
@@ -193,7 +193,8 @@ impl World {
         self.session.handle_subscribed(ticket, &answers, &mut self.out);
         self.save_all();
         self.sent();
-        self.out.retain(|action| !matches!(action, Action::SendRetained(_)));
+        self.out
+            .retain(|action| !matches!(action, Action::SendRetained(_) | Action::OweRetained(_)));
     }
 
     pub fn deliver(&mut self, seq: u64, lease: u64, topic: &str, qos: Qos) {
@@ -272,8 +273,7 @@ pub(super) fn filter(text: &str, qos: Qos) -> Filter {
 
 pub(super) fn key(seq: u64, lease: u64) -> Key {
     Key {
-        shard: ShardId::new(3).unwrap(),
-        seq: Seq::from_raw(seq),
+        place: Place { shard: 3, seq },
         lease,
     }
 }
