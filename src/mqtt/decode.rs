@@ -10,11 +10,9 @@ use super::{
     parse,
     reason::Reason,
 };
-use crate::frame::limits::TOPIC_BYTES_MAX;
 
-/// Longest first packet, in bytes, beside a will topic of the longest: whoever has proven nothing may not make the node wait with a
-/// larger buffer.
-const CONNECT_BYTES_MAX: usize = 16 * 1024 + TOPIC_BYTES_MAX;
+/// Longest first packet, in bytes: whoever has proven nothing may not make the node wait with a larger buffer.
+const CONNECT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a length (§1.5.5).
 const LENGTH_BYTES_MAX: usize = 4;
 
