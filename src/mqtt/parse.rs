@@ -21,7 +21,7 @@ use super::{
     },
     reason::Reason,
 };
-use crate::frame::Qos;
+use crate::frame::{Qos, TopicError, TopicFilter};
 
 /// A reason and what is wrong, for people.
 type Failure = (Reason, &'static str);
@@ -79,32 +79,10 @@ fn unsupported(version: Option<Version>) -> Malformed {
     }
 }
 
-/// What the library calls a protocol error of a SUBSCRIBE or UNSUBSCRIBE: a property that belongs to another packet, which is malformed
-/// (§2.2.2.2); or no filter at all, or subscription identifier 0, which are protocol errors indeed.
-fn in_subscription(error: MqttError, body: &[u8]) -> Failure {
-    let failure = failure(error);
-    match failure.0 == Reason::PROTOCOL_ERROR && has_foreign_property(body) {
-        true => malformed("a property of another packet"),
-        false => failure,
-    }
-}
-
-fn has_foreign_property(body: &[u8]) -> bool {
-    let behind_id = body.get(2..).unwrap_or_default();
-    let Ok(Some((length, bytes))) = read_length(behind_id) else {
-        return false;
-    };
-    let mut properties = behind_id.get(bytes..bytes + length).unwrap_or_default();
-    while let Ok((property, consumed)) = Property::parse(properties) {
-        if !matches!(
-            property,
-            Property::SubscriptionIdentifier(_) | Property::UserProperty(_)
-        ) {
-            return true;
-        }
-        properties = properties.get(consumed.max(1)..).unwrap_or_default();
-    }
-    false
+/// What is wrong with a SUBSCRIBE or UNSUBSCRIBE is always called malformed, as other brokers do: a property of another packet is
+/// (§2.2.2.2), no filter at all (§3.8.3) and subscription identifier 0 (§3.8.2.1.2) are protocol errors to the letter.
+fn in_subscription(error: MqttError) -> Failure {
+    malformed(failure(error).1)
 }
 
 /// Any packet after CONNECT. Its first byte was judged before.
@@ -140,11 +118,20 @@ fn name(given: &str) -> Result<String, Failure> {
     }
 }
 
-/// The name of a topic, or a filter [MQTT-4.7.3-1].
+/// The name of a will's topic, or a filter [MQTT-4.7.3-1].
 fn topic(given: &str) -> Result<String, Failure> {
     match given.is_empty() {
         true => Err(malformed("an empty topic")),
         false => name(given),
+    }
+}
+
+/// A filter, whose wildcards stand where they may [MQTT-4.7.1-1], [MQTT-4.7.1-2].
+fn filter(given: &str) -> Result<String, Failure> {
+    match TopicFilter::new(given) {
+        Err(TopicError::WildcardNotAlone | TopicError::HashNotLast) => Err(malformed("a wildcard out of place")),
+        // What else is wrong with it is the answer's to say.
+        _ => topic(given),
     }
 }
 
@@ -490,7 +477,7 @@ fn subscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
             (read.packet_id(), read.entries().clone(), None)
         }
         Version::V5 => {
-            let (read, consumed) = v5_0::Subscribe::parse(body).map_err(|error| in_subscription(error, body))?;
+            let (read, consumed) = v5_0::Subscribe::parse(body).map_err(in_subscription)?;
             whole(consumed, body)?;
             texts(read.props())?;
             for entry in read.entries() {
@@ -505,10 +492,10 @@ fn subscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
             (read.packet_id(), read.entries().clone(), id)
         }
     };
-    let filter = |entry: &library::SubEntry| {
+    let wanted = |entry: &library::SubEntry| {
         let options = entry.sub_opts();
         Ok(Filter {
-            text: topic(entry.topic_filter())?,
+            text: filter(entry.topic_filter())?,
             qos: qos(options.qos()),
             no_local: options.nl(),
             retain_as_published: options.rap(),
@@ -522,7 +509,7 @@ fn subscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
     Ok(Packet::Subscribe(Subscribe {
         packet_id: PacketId::new(id).ok_or(malformed("packet id 0"))?,
         subscription_id,
-        filters: entries.iter().map(filter).collect::<Result<_, _>>()?,
+        filters: entries.iter().map(wanted).collect::<Result<_, _>>()?,
     }))
 }
 
@@ -534,7 +521,7 @@ fn unsubscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
             (read.packet_id(), read.entries().clone())
         }
         Version::V5 => {
-            let (read, consumed) = v5_0::Unsubscribe::parse(body).map_err(|error| in_subscription(error, body))?;
+            let (read, consumed) = v5_0::Unsubscribe::parse(body).map_err(in_subscription)?;
             whole(consumed, body)?;
             texts(read.props())?;
             (read.packet_id(), read.entries().clone())
@@ -544,7 +531,7 @@ fn unsubscribe(version: Version, body: &Bytes) -> Result<Packet, Failure> {
         packet_id: PacketId::new(id).ok_or(malformed("packet id 0"))?,
         filters: filters
             .iter()
-            .map(|filter| topic(filter.as_str()))
+            .map(|entry| filter(entry.as_str()))
             .collect::<Result<_, _>>()?,
     }))
 }

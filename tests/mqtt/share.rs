@@ -143,6 +143,27 @@ fn an_unsubscribed_member_gets_nothing_more() {
 }
 
 #[test]
+fn what_a_member_acknowledged_right_before_it_unsubscribed_goes_to_nobody_else() {
+    let broker = Broker::start();
+    for version in BOTH {
+        let filter = format!("$share/g/right/{version:?}");
+        let mut member = broker.client(version, "member");
+        member.subscribe(&filter, 1);
+        broker
+            .client(version, "pub")
+            .publish(Publish::new(&format!("right/{version:?}"), "x").qos(1, 0));
+        let heard = member.hear();
+        let mut other = broker.client(version, "other");
+        other.subscribe(&filter, 1);
+        // In one segment, so that they are most likely read together.
+        let acknowledged = packet(PUBACK, &[&heard.id.to_be_bytes()]);
+        member.send(&[acknowledged, unsubscribe(version, 9, &[&filter])].concat());
+        member.expect(&unsuback(version, 9, &[0]));
+        assert!(other.until_fence(&broker).is_empty());
+    }
+}
+
+#[test]
 fn a_refused_message_of_a_shared_subscription_is_dropped() {
     let broker = Broker::start();
     let mut refuses = broker.client(V5, "refuses");

@@ -133,6 +133,8 @@ impl Connection {
                 }
                 Action::Unsubscribe { ticket, filters } => {
                     self.publish_batch().await;
+                    // What was acknowledged before it does not go to another member of a share.
+                    self.settle(&mut round).await;
                     let answer = Box::pin(self.unsubscribe(filters)).await;
                     self.machine.handle_unsubscribed(ticket, answer, now, &mut self.actions);
                 }

