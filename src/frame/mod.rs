@@ -21,6 +21,7 @@ mod wire;
 pub use address::{Address, AddressError, AddressKind, hash_address};
 pub use class::{Priority, Qos};
 pub use envelope::{Draft, Envelope, EnvelopeError, Fields, LastHop};
+#[cfg(feature = "server")]
 pub(crate) use grammar::excerpt;
 pub use group::{CommunicationMode, MemberPermissions};
 pub use id::{AgentId, Capability, GroupId, IdError, MessageId, Seq, ShardId, TrackingId};

@@ -5,6 +5,7 @@ pub mod node;
 pub mod wire;
 
 use std::{
+    collections::VecDeque,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     sync::atomic::{AtomicU32, Ordering},
@@ -27,6 +28,8 @@ pub struct Client {
     pub stream: TcpStream,
     pub version: Version,
     next_id: u16,
+    /// Came ahead of a PINGRESP that was waited for.
+    held: VecDeque<Packet>,
 }
 
 impl Client {
@@ -44,6 +47,7 @@ impl Client {
             stream,
             version,
             next_id: 0,
+            held: VecDeque::new(),
         }
     }
 
@@ -65,6 +69,13 @@ impl Client {
     }
 
     pub fn try_next(&mut self) -> std::io::Result<Option<Packet>> {
+        match self.held.pop_front() {
+            Some(packet) => Ok(Some(packet)),
+            None => self.read_packet(),
+        }
+    }
+
+    fn read_packet(&mut self) -> std::io::Result<Option<Packet>> {
         let mut one = [0];
         if self.stream.read(&mut one)? == 0 {
             return Ok(None);
@@ -152,7 +163,8 @@ impl Client {
         self.expect(&unsuback(self.version, id, reasons));
     }
 
-    /// Publishes and goes through its handshake.
+    /// Publishes and goes through its handshake; at QoS 0 until the broker has read it, so that what another connection does next is
+    /// behind it.
     #[track_caller]
     pub fn publish(&mut self, mut publish: Publish) {
         if publish.qos > 0 && publish.id == 0 {
@@ -160,13 +172,26 @@ impl Client {
         }
         self.send(&publish.bytes(self.version));
         match publish.qos {
-            0 => {}
+            0 => self.until_read(),
             1 => self.answered(PUBACK, publish.id),
             _ => {
                 self.answered(PUBREC, publish.id);
                 self.acknowledge(PUBREL, publish.id);
                 self.expect(&packet(PUBCOMP, &[&publish.id.to_be_bytes()]));
             }
+        }
+    }
+
+    /// Waits until the broker has read all that was sent, or has closed the connection; what comes meanwhile is kept for [`Self::next`].
+    fn until_read(&mut self) {
+        if !self.send_whatever(&PINGREQ) {
+            return;
+        }
+        while let Ok(Some(packet)) = self.read_packet() {
+            if packet.bytes() == PINGRESP {
+                return;
+            }
+            self.held.push_back(packet);
         }
     }
 
