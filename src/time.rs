@@ -39,6 +39,14 @@ impl Timestamp {
         self.0 == 0
     }
 
+    /// The later of two ends, of which "never" is the latest.
+    pub fn later(self, other: Self) -> Self {
+        match self.is_never() || other.is_never() {
+            true => Self::NEVER,
+            false => self.max(other),
+        }
+    }
+
     /// The span since `earlier`; zero where `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -129,6 +137,16 @@ mod tests {
         for (millis, text) in cases {
             assert_eq!(Timestamp::from_millis(millis).to_rfc3339(), text);
         }
+    }
+
+    #[test]
+    fn never_is_the_latest_end() {
+        let (one, two) = (Timestamp::from_millis(1), Timestamp::from_millis(2));
+        assert_eq!((one.later(two), two.later(one)), (two, two));
+        assert_eq!(
+            (one.later(Timestamp::NEVER), Timestamp::NEVER.later(one)),
+            (Timestamp::NEVER, Timestamp::NEVER)
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    message::{ConsumerId, Lease, State},
+    message::{ConsumerId, Lease, Message, State},
     output::{HandOut, Load, Out},
     queue::{Consumer, NoConsumer, QueueIx, QueueKind, Wish},
     state::{ShardState, Timer},
@@ -107,6 +107,26 @@ impl<A> ShardState<A> {
         }
         self.mark_dirty(ix);
         self.forget_idle_queue(ix);
+    }
+
+    /// A message of an inbox or of a session does not expire before a time: whoever it was handed out to is to get it again. Those that
+    /// would go to another are left alone.
+    pub fn handle_hold(&mut self, seq: Seq, until: Timestamp) {
+        let unsettled = |message: &&Message| message.is_unsettled();
+        let Some(ix) = self.messages.get(&seq).filter(unsettled).map(|message| message.queue) else {
+            return;
+        };
+        let is_held = matches!(self.queue(ix).kind, QueueKind::Inbox | QueueKind::DurableSession);
+        let Some(message) = self.messages.get_mut(&seq).filter(|_| is_held) else {
+            return;
+        };
+        let expires_at = message.expires_at.later(until);
+        if expires_at != message.expires_at {
+            message.expires_at = expires_at;
+            if !expires_at.is_never() {
+                self.set_timer(expires_at, Timer::Expire(seq));
+            }
+        }
     }
 
     /// A session has credit again, or a new window.

@@ -22,10 +22,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{self, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
+use crate::edge::mqtt;
 use crate::router::{
     Fabric,
     error::FabricError,
-    port::{Ports, Store},
+    port::{Ports, Store, Table},
 };
 use bind::Sockets;
 use config::{Config, Gathered};
@@ -99,7 +100,10 @@ async fn start_router(config: &Config, store: Arc<dyn Store>) -> Result<Fabric, 
         store,
         policy: config.policy.policy(),
     };
-    let started = Fabric::start(ports, config.router.clone()).await;
+    let started = match ports.store.scan_records(Table::Sessions).await {
+        Ok(kept) => Fabric::start_holding(ports, config.router.clone(), &mqtt::held(&kept)).await,
+        Err(error) => Err(error.into()),
+    };
     started.map_err(|error| fabric_failure("the router cannot start", &error))
 }
 

@@ -20,6 +20,7 @@ use super::{
     counters::CountersSnapshot,
     directory::{Directory, lock},
     error::FabricError,
+    holds::{self, Hold},
     port::{Action, Decision, Policy, Ports, Store, StoreError, StoreStats, Table},
     registry::{AgentRecord, GroupRecord},
     runner::Runner,
@@ -83,6 +84,11 @@ struct ScanBudget {
 impl Fabric {
     /// Claims the shards, loads what the store holds and starts the workers.
     pub async fn start(ports: Ports, config: Config) -> Result<Self, FabricError> {
+        Self::start_holding(ports, config, &[]).await
+    }
+
+    /// [`Fabric::start`], with messages that do not expire before a time whatever the store says.
+    pub async fn start_holding(ports: Ports, config: Config, holds: &[Hold]) -> Result<Self, FabricError> {
         let config = Arc::new(config);
         let directory = Arc::new(Directory::default());
         let (store, policy) = (ports.store, ports.policy);
@@ -94,7 +100,8 @@ impl Fabric {
         let limits = Arc::new(limits(&config));
         let mut threads = Vec::new();
         let mut images_of: Vec<Vec<(ShardId, Fence, ShardImage)>> = inboxes.iter().map(|_| Vec::new()).collect();
-        for image in images {
+        for mut image in images {
+            holds::apply(holds, image.0, &mut image.2);
             images_of[workers.index_of(image.0)].push(image);
         }
         for ((index, inbox), images) in inboxes.into_iter().enumerate().zip(images_of) {

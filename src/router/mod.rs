@@ -14,6 +14,7 @@ mod door;
 pub mod error;
 mod fabric;
 mod handle;
+mod holds;
 mod members;
 mod passed;
 pub mod port;
@@ -33,4 +34,5 @@ mod workers;
 
 pub use fabric::Fabric;
 pub use handle::{SessionHandle, SessionReceiver};
+pub use holds::Hold;
 pub use publisher::{Answers, Publisher};

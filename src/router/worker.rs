@@ -21,6 +21,7 @@ use super::{
     counters::{CountersSnapshot, WorkerCounters},
     directory::Directory,
     error::FabricError,
+    holds::Hold,
     passed::PassedRing,
     port::{Action, CommitOutcome, Decision, Policy, ShardCommit, Store, StoreError},
     session::{Opening, SessionCore},
@@ -356,6 +357,9 @@ impl Shards {
             Control::OpenDurable { queue } => {
                 let local = self.local(queue.home_shard());
                 self.run_shard(local, |state, _, _| state.handle_open_durable(&queue));
+            }
+            Control::Hold(Hold { shard, seq, until }) => {
+                self.run_shard(self.local(shard), |state, _, _| state.handle_hold(seq, until));
             }
             Control::RemoveQueue { queue, done } => {
                 let local = self.local(queue.home_shard());

@@ -16,6 +16,7 @@ use super::{
     ask::{Ask, SharedAnswer},
     counters::{CountersSnapshot, WorkerCounters},
     error::FabricError,
+    holds::Hold,
     port::{CommitOutcome, StoreError},
     runner::Runner,
     session::{Opening, SessionCore},
@@ -161,6 +162,8 @@ pub(super) enum Control {
     OpenDurable {
         queue: Address,
     },
+    /// Bounded by what sessions had under way when they ended.
+    Hold(Hold),
     RemoveQueue {
         queue: Address,
         done: oneshot::Sender<()>,

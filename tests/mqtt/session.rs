@@ -153,9 +153,8 @@ fn sessions_survive_a_kill() {
         for payload in ["half", "sent", "waits"] {
             other.publish(Publish::new("killed", payload).qos(2, 0));
         }
-        let half = client.hear();
+        let (half, sent) = (client.hear(), client.hear());
         client.acknowledge(PUBREC, half.id);
-        let sent = client.hear();
         // The PUBREL may come behind further messages.
         let mut heard = client.packet();
         while heard.kind() != PUBREL & 0xF0 {
@@ -201,6 +200,44 @@ fn a_qos_2_id_is_remembered_through_a_kill() {
         let mut heard = vec![witness.take()];
         heard.extend(witness.until_fence(&broker));
         assert_eq!(payloads(&heard), ["x"]);
+    }
+}
+
+#[test]
+fn what_was_sent_and_not_answered_comes_again_past_its_expiry() {
+    for (qos, is_killed, is_away) in [(2, false, true), (2, true, true), (2, true, false), (1, false, true)] {
+        let mut broker = Broker::start();
+        let connect = Connect::lasting(V5, "sent").with(two(id::RECEIVE_MAX, 1));
+        let mut client = broker.resume(&connect, false);
+        client.subscribe("sent", 2);
+        let mut publisher = broker.client(V5, "pub");
+        for payload in ["sent", "not sent"] {
+            let publish = Publish::new("sent", payload).with(four(id::MESSAGE_EXPIRY, 1));
+            publisher.publish(publish.qos(qos, 0));
+        }
+        let first = client.hear();
+        assert_eq!((first.text(), first.qos), ("sent", qos));
+        let client = if is_away {
+            client.cut();
+            None
+        } else {
+            Some(client)
+        };
+        std::thread::sleep(Duration::from_secs(2));
+        if is_killed {
+            broker.kill_and_restart();
+        }
+        drop(client);
+        let mut client = broker.resume(&connect, true);
+        let again = client.take();
+        assert_eq!((again.text(), again.id, again.dup), ("sent", first.id, true));
+        assert!(
+            client.until_fence(&broker).is_empty(),
+            "a message that was not sent expires"
+        );
+        client.disconnect();
+        let mut client = broker.resume(&connect, true);
+        assert!(client.until_fence(&broker).is_empty());
     }
 }
 

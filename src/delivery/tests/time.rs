@@ -62,6 +62,71 @@ fn g9_a_message_whose_time_passes_while_it_is_handed_out_may_be_acknowledged_but
 }
 
 #[test]
+fn g9_a_message_that_is_held_comes_again_past_its_expiry_and_expires_when_the_hold_ends() {
+    for nack in [None, Some(Nack::Release)] {
+        let mut world = World::new();
+        world.attach("agent:a", 1, "a", 10);
+        for id in ["held", "other"] {
+            world.send(&mail(id, "agent:a").ttl_secs(5));
+        }
+        let taken = world.hand_outs();
+        let (lease, until) = (taken[0].lease, world.now + Duration::from_secs(20));
+        world.wait_secs(6);
+        world.run(|shard, _, _, _| shard.handle_hold(lease.0, until));
+        if let Some(nack) = nack {
+            world.nack(lease, "a", nack);
+        }
+        world.detach("agent:a", 1);
+        world.commit();
+        world.attach("agent:a", 2, "a", 10);
+        world.commit();
+        assert_eq!(world.handed_ids(), ["held"]);
+        world.detach("agent:a", 2);
+        world.wait_secs(14);
+        world.commit();
+        assert_eq!(world.receipt(lease.0).status, Status::Expired);
+        assert_eq!(world.depth("agent:a"), 0);
+    }
+}
+
+#[test]
+fn g9_what_would_go_to_another_is_not_held() {
+    let mut world = World::new();
+    world.attach("any:work", 1, "a", 10);
+    world.send(&mail("m1", "any:work").ttl_secs(5));
+    let lease = world.taken().lease();
+    world.wait_secs(6);
+    let until = world.now + Duration::from_secs(20);
+    world.run(|shard, _, _, _| shard.handle_hold(lease.0, until));
+    world.detach("any:work", 1);
+    world.attach("any:work", 2, "b", 10);
+    world.commit();
+    assert!(world.handed_ids().is_empty());
+    assert_eq!(world.receipt(lease.0).status, Status::Expired);
+}
+
+#[test]
+fn g9_a_hold_neither_shortens_a_life_nor_brings_back_what_has_ended() {
+    let mut world = World::new();
+    let seq = accepted(world.send(&mail("long", "agent:a").ttl_secs(100)))
+        .seq
+        .unwrap();
+    let never = accepted(world.send(&mail("never", "agent:a"))).seq.unwrap();
+    let gone = accepted(world.send(&mail("gone", "agent:a").ttl_secs(1))).seq.unwrap();
+    world.wait_secs(2);
+    world.commit();
+    let until = world.now + Duration::from_secs(1);
+    for seq in [seq, never, gone] {
+        world.run(|shard, _, _, _| shard.handle_hold(seq, until));
+    }
+    world.wait_secs(2);
+    world.commit();
+    world.attach("agent:a", 1, "a", 10);
+    assert_eq!(world.handed_ids(), ["long", "never"]);
+    assert_eq!(world.receipt(gone).status, Status::Expired);
+}
+
+#[test]
 fn g9_delayed_and_parked_messages_expire_too_and_a_later_attach_does_not_bring_them_back() {
     let mut world = World::new();
     world.attach("agent:a", 1, "a", 10);

@@ -277,6 +277,7 @@ impl Connection {
             slot,
             ..
         } = *attached;
+        self.edge.book.hold(&slot, &end);
         // What the client has not got goes back at once, and not to this session.
         handle.set_window(Window::CLOSED);
         receiver.try_next_pieces(&mut delivered, usize::MAX);

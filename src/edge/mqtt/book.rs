@@ -24,11 +24,12 @@ use super::{
     record::{self, Left, Read, Records, Write},
 };
 use crate::{
-    frame::{Address, AgentId, Frame, excerpt},
-    mqtt::{Change, End, Place, Saved, SavedWill, SessionFate, queue_token},
+    frame::{Address, AgentId, Frame, Seq, ShardId, excerpt},
+    mqtt::{Change, End, Place, Saved, SavedStage, SavedWill, SessionFate, queue_token},
     router::{
-        Fabric,
+        Fabric, Hold,
         error::FabricError,
+        port,
         surface::{Principal, Protocol},
     },
     time::{self, Timestamp},
@@ -302,6 +303,17 @@ impl Book {
         self.fabric.keep_of_sessions(writes).await
     }
 
+    /// Messages that the client was sent and has not answered come again, expired or not [MQTT-4.4.0-1], [MQTT-4.3.3-7]: called before
+    /// they go back to their queues.
+    pub fn hold(&self, slot: &Slot, end: &End) {
+        let SessionFate::Lasts(until) = end.session else { return };
+        let mut sent: Vec<Place> = end.in_flight.iter().map(|(_, place)| *place).collect();
+        if let Some(kept) = self.lock().get(&slot.session).and_then(|entry| entry.kept.as_ref()) {
+            sent.extend(sent_of(&kept.saved));
+        }
+        self.fabric.hold(holds(sent, until));
+    }
+
     /// A connection has ended: what becomes of its will and of the session.
     pub async fn end(&self, slot: &Slot, end: End) {
         let End {
@@ -491,6 +503,39 @@ impl Book {
         }
         drop(slot);
     }
+}
+
+/// The messages that sessions had been sent when the node ended: they come again, expired or not.
+pub(super) fn held(kept: &port::Records, now: Timestamp) -> Vec<Hold> {
+    let mut records = Records::default();
+    for (key, value) in kept {
+        // What cannot be read is told of where the book is opened.
+        let _is_read = records.read(key, value);
+    }
+    let of_session = |(_, read): (String, Read)| {
+        let left = read.left.unwrap_or_else(|| left_of(&read.saved, now));
+        holds(sent_of(&read.saved).collect(), left.expires_at)
+    };
+    records.sessions().flat_map(of_session).collect()
+}
+
+/// QoS 2 messages that were sent, or are just about to be, and not answered.
+fn sent_of(saved: &Saved) -> impl Iterator<Item = Place> {
+    saved.sending.iter().filter_map(|(_, stage)| match stage {
+        SavedStage::Sent(place) => Some(*place),
+        SavedStage::Released(_) => None,
+    })
+}
+
+/// Up to the end of their session. What stands in no queue is not among them.
+fn holds(places: Vec<Place>, until: Option<Timestamp>) -> impl Iterator<Item = Hold> {
+    places.into_iter().filter_map(move |place| {
+        Some(Hold {
+            shard: ShardId::new(place.shard)?,
+            seq: Seq::from_raw(place.seq),
+            until: until.unwrap_or(Timestamp::NEVER),
+        })
+    })
 }
 
 /// Of a session that was connected when the node ended.

@@ -30,7 +30,8 @@ use self::{book::Book, sys::Sys};
 use super::{auth::Authenticator, counters::Counters, gate::Gate, stream::Calls};
 use crate::{
     mqtt,
-    router::{Fabric, error::FabricError},
+    router::{Fabric, Hold, error::FabricError, port::Records},
+    time,
 };
 
 /// What the edge stands on.
@@ -63,6 +64,11 @@ struct Edge {
     /// Packets in and out, by what `$SYS` says of them.
     publishes_in: AtomicU64,
     publishes_out: AtomicU64,
+}
+
+/// The messages that sessions had been sent and not answered, out of all that was kept of sessions: for [`Fabric::start_holding`].
+pub fn held(kept: &Records) -> Vec<Hold> {
+    book::held(kept, time::now())
 }
 
 /// Serves until `shutdown`; then says goodbye on every connection, lets them end for as long as `patience` and returns.
