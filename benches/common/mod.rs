@@ -101,6 +101,7 @@ impl Shard {
                 agent: agent.clone(),
                 protocol: "grpc",
                 credit: Arc::new(Credit::new(256, 1 << 20)),
+                session: index as u64,
                 visibility_timeout: None,
             };
             state.handle_attach(inbox, QueueKind::Inbox, consumer);

@@ -9,7 +9,10 @@ use super::{
     state::{ShardState, Timer},
 };
 use crate::{
-    frame::{Address, Envelope, Frame, Priority, Seq},
+    frame::{
+        Address, Envelope, Frame, Priority, Seq,
+        record::{Reason, Status},
+    },
     time::Timestamp,
 };
 
@@ -109,15 +112,19 @@ impl<A> ShardState<A> {
         self.forget_idle_queue(ix);
     }
 
-    /// A message of an inbox or of a session does not expire before a time: whoever it was handed out to is to get it again. Those that
-    /// would go to another are left alone.
-    pub fn handle_hold(&mut self, seq: Seq, until: Timestamp) {
+    /// A session was sent a message, is gone and may be back: until then it does not expire, and where the queue is shared and `session`
+    /// is given, no other gets it.
+    pub fn handle_hold(&mut self, seq: Seq, until: Timestamp, session: Option<u64>) {
         let unsettled = |message: &&Message| message.is_unsettled();
         let Some(ix) = self.messages.get(&seq).filter(unsettled).map(|message| message.queue) else {
             return;
         };
-        let is_held = matches!(self.queue(ix).kind, QueueKind::Inbox | QueueKind::DurableSession);
-        let Some(message) = self.messages.get_mut(&seq).filter(|_| is_held) else {
+        match (self.queue(ix).kind, session) {
+            (QueueKind::Inbox | QueueKind::DurableSession, _) => {}
+            (QueueKind::OneOf(_), Some(session)) => drop(self.reserved.insert(seq, session)),
+            _ => return,
+        }
+        let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
         let expires_at = message.expires_at.later(until);
@@ -126,6 +133,13 @@ impl<A> ShardState<A> {
             if !expires_at.is_never() {
                 self.set_timer(expires_at, Timer::Expire(seq));
             }
+        }
+    }
+
+    /// The session that alone may have a message will not be back: to the dead letters. Other messages are left alone.
+    pub fn handle_abandon(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
+        if self.reserved.contains_key(&seq) {
+            self.settle(seq, Status::DeadLettered, Reason::Removed, None, now, out);
         }
     }
 
@@ -219,7 +233,11 @@ impl<A> ShardState<A> {
             .expect("the queue being pumped is there");
         let is_alone = queue.consumers.len() == 1;
         let envelope = &frame.envelope;
-        let (wish, may_have) = (wish_of(envelope), |consumer: &Consumer| gate(consumer, envelope));
+        let only = self.reserved.get(&seq);
+        let is_for = |consumer: &Consumer| only.is_none_or(|session| *session == consumer.session);
+        let (wish, may_have) = (wish_of(envelope), |consumer: &Consumer| {
+            is_for(consumer) && gate(consumer, envelope)
+        });
         match queue.pick(wish, bytes, worker, &stepped.held_back, may_have) {
             Ok(consumer) => {
                 let consumer = consumer.clone();

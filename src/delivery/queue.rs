@@ -68,6 +68,8 @@ pub struct Consumer {
     /// The protocol's name, for messages that prefer or demand one.
     pub protocol: &'static str,
     pub credit: Arc<Credit>,
+    /// Which session it is, also over its connections: the hash of its own queue.
+    pub session: u64,
     /// How long a hand-out may stay unsettled; `None`: as long as the session lasts.
     pub visibility_timeout: Option<Duration>,
 }
@@ -404,6 +406,7 @@ mod tests {
                 agent: AgentId::new("a").unwrap(),
                 protocol: "grpc",
                 credit: Arc::new(Credit::new(window, 1000)),
+                session: id,
                 visibility_timeout: None,
             });
         }

@@ -131,6 +131,8 @@ pub struct ShardState<A> {
     pub(super) unhurried: (usize, usize),
     /// How many of both the last commit had: as many places are set aside for the next one at once.
     expected: usize,
+    /// Messages of queues that are shared which one session alone may have: it was sent them (see [`ShardState::handle_hold`]).
+    pub(super) reserved: HashMap<Seq, u64>,
     /// Replays under way: the new message to its dead letter.
     pub(super) replaying: HashMap<Seq, Seq>,
     /// The last time that a pump or a timer ran.
@@ -173,6 +175,7 @@ impl<A> ShardState<A> {
             after: Vec::new(),
             unhurried: (0, 0),
             expected: 0,
+            reserved: HashMap::new(),
             replaying: HashMap::new(),
             latest: Timestamp::NEVER,
             body_budget: u64::MAX,

@@ -87,7 +87,7 @@ impl Fabric {
         Self::start_holding(ports, config, &[]).await
     }
 
-    /// [`Fabric::start`], with messages that do not expire before a time whatever the store says.
+    /// [`Fabric::start`], with messages that wait for their sessions.
     pub async fn start_holding(ports: Ports, config: Config, holds: &[Hold]) -> Result<Self, FabricError> {
         let config = Arc::new(config);
         let directory = Arc::new(Directory::default());
@@ -100,8 +100,9 @@ impl Fabric {
         let limits = Arc::new(limits(&config));
         let mut threads = Vec::new();
         let mut images_of: Vec<Vec<(ShardId, Fence, ShardImage)>> = inboxes.iter().map(|_| Vec::new()).collect();
+        holds::tell(&workers, holds.iter().copied().map(holds::Change::Hold));
         for mut image in images {
-            holds::apply(holds, image.0, &mut image.2);
+            holds::extend(holds, image.0, &mut image.2);
             images_of[workers.index_of(image.0)].push(image);
         }
         for ((index, inbox), images) in inboxes.into_iter().enumerate().zip(images_of) {

@@ -200,6 +200,7 @@ impl SessionCore {
             agent: self.agent.clone(),
             protocol: self.protocol.name(),
             credit: self.credit.clone(),
+            session: self.own_queue.hash64(),
             visibility_timeout: self.visibility_timeout,
         }
     }

@@ -21,7 +21,6 @@ use super::{
     counters::{CountersSnapshot, WorkerCounters},
     directory::Directory,
     error::FabricError,
-    holds::Hold,
     passed::PassedRing,
     port::{Action, CommitOutcome, Decision, Policy, ShardCommit, Store, StoreError},
     session::{Opening, SessionCore},
@@ -358,8 +357,10 @@ impl Shards {
                 let local = self.local(queue.home_shard());
                 self.run_shard(local, |state, _, _| state.handle_open_durable(&queue));
             }
-            Control::Hold(Hold { shard, seq, until }) => {
-                self.run_shard(self.local(shard), |state, _, _| state.handle_hold(seq, until));
+            Control::Hold(change) => {
+                self.run_shard(self.local(change.shard()), |state, out, _| {
+                    change.apply(state, now, out)
+                });
             }
             Control::RemoveQueue { queue, done } => {
                 let local = self.local(queue.home_shard());
@@ -490,23 +491,19 @@ impl Shards {
                 self.mark_active(local);
             }
         }
+        let window_ms = now.since(oldest).as_millis() as u64;
         for (counter, value) in [
             (&self.counters.messages_held, held.messages as u64),
             (&self.counters.receipts_held, held.receipts as u64),
             (&self.counters.queues_held, held.queues as u64),
-            (
-                &self.counters.receipt_window_held_ms,
-                now.since(oldest).as_millis() as u64,
-            ),
+            (&self.counters.receipt_window_held_ms, window_ms),
         ] {
             counter.store(value, Ordering::Relaxed);
         }
         let mut latency = CountersSnapshot::default();
         self.counters.add_to(&mut latency);
-        self.handle.median_us.store(
-            latency.delivery_latency.quantile_us(0.5).unwrap_or(0),
-            Ordering::Relaxed,
-        );
+        let median_us = latency.delivery_latency.quantile_us(0.5).unwrap_or(0);
+        self.handle.median_us.store(median_us, Ordering::Relaxed);
     }
 
     /// Pumps what changed, commits, and hands the sessions what came out of all of it.

@@ -16,7 +16,7 @@ use super::{
     ask::{Ask, SharedAnswer},
     counters::{CountersSnapshot, WorkerCounters},
     error::FabricError,
-    holds::Hold,
+    holds,
     port::{CommitOutcome, StoreError},
     runner::Runner,
     session::{Opening, SessionCore},
@@ -163,7 +163,7 @@ pub(super) enum Control {
         queue: Address,
     },
     /// Bounded by what sessions had under way when they ended.
-    Hold(Hold),
+    Hold(holds::Change),
     RemoveQueue {
         queue: Address,
         done: oneshot::Sender<()>,

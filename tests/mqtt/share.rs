@@ -1,6 +1,6 @@
 //! Shared subscriptions.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use crate::mqtt_driver::{Version::*, *};
 
@@ -176,6 +176,67 @@ fn a_refused_message_of_a_shared_subscription_is_dropped() {
     other.subscribe("$share/g/refuse", 1);
     refuses.disconnect();
     assert!(other.until_fence(&broker).is_empty());
+}
+
+#[test]
+fn a_qos_2_message_that_was_not_acknowledged_waits_for_its_member() {
+    for (is_killed, expiry) in [(false, None), (true, None), (true, Some(1))] {
+        let mut broker = Broker::start();
+        let lasting = Connect::lasting(V5, "chosen");
+        let mut chosen = broker.resume(&lasting, false);
+        chosen.subscribe("$share/g/wait", 2);
+        let expiry = expiry.map_or_else(Vec::new, |seconds| four(id::MESSAGE_EXPIRY, seconds));
+        broker
+            .client(V5, "pub")
+            .publish(Publish::new("wait", "x").with(expiry).qos(2, 0));
+        let before = chosen.hear();
+        let mut other = broker.client(V5, "other");
+        other.subscribe("$share/g/wait", 2);
+        if is_killed {
+            std::thread::sleep(Duration::from_secs(2));
+            broker.kill_and_restart();
+            other = broker.client(V5, "other");
+            other.subscribe("$share/g/wait", 2);
+        } else {
+            chosen.cut();
+        }
+        assert!(other.until_fence(&broker).is_empty());
+        // What comes meanwhile is not held up.
+        broker.client(V5, "pub").publish(Publish::new("wait", "y").qos(2, 0));
+        assert_eq!(payloads(&other.until_fence(&broker)), ["y"]);
+        let mut chosen = broker.resume(&lasting, true);
+        let again = chosen.hear();
+        assert_eq!((again.text(), again.id, again.dup), ("x", before.id, true));
+        chosen.answer(&again);
+        assert!(chosen.until_fence(&broker).is_empty());
+        assert!(other.until_fence(&broker).is_empty());
+    }
+}
+
+#[test]
+fn a_qos_2_message_that_was_not_acknowledged_goes_to_nobody_else_when_the_session_ends() {
+    let broker = Broker::start();
+    for (is_lasting, is_short) in [(false, false), (true, false), (true, true)] {
+        let mut connect = Connect::new(V5, "ends");
+        if is_lasting {
+            connect = connect.with(four(id::SESSION_EXPIRY, if is_short { 1 } else { 3600 }));
+        }
+        let (mut chosen, _) = broker.connect(&connect);
+        chosen.subscribe("$share/g/end", 2);
+        broker.client(V5, "pub").publish(Publish::new("end", "x").qos(2, 0));
+        assert_eq!(chosen.hear().text(), "x");
+        let mut other = broker.client(V5, "other");
+        other.subscribe("$share/g/end", 2);
+        chosen.cut();
+        if is_short {
+            std::thread::sleep(Duration::from_secs(2));
+        } else {
+            broker.resume(&Connect::new(V5, "ends"), false).disconnect();
+        }
+        assert!(other.until_fence(&broker).is_empty());
+        broker.client(V5, "pub").publish(Publish::new("end", "y").qos(2, 0));
+        assert_eq!(payloads(&other.until_fence(&broker)), ["y"]);
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::world::{World, accepted, mail};
 use crate::{
     delivery::{Nack, Verdict},
-    frame::{LastHop, Priority, record::Status},
+    frame::{
+        LastHop, Priority,
+        record::{Reason, Status},
+    },
 };
 
 #[test]
@@ -72,7 +75,7 @@ fn g9_a_message_that_is_held_comes_again_past_its_expiry_and_expires_when_the_ho
         let taken = world.hand_outs();
         let (lease, until) = (taken[0].lease, world.now + Duration::from_secs(20));
         world.wait_secs(6);
-        world.run(|shard, _, _, _| shard.handle_hold(lease.0, until));
+        world.run(|shard, _, _, _| shard.handle_hold(lease.0, until, None));
         if let Some(nack) = nack {
             world.nack(lease, "a", nack);
         }
@@ -97,12 +100,65 @@ fn g9_what_would_go_to_another_is_not_held() {
     let lease = world.taken().lease();
     world.wait_secs(6);
     let until = world.now + Duration::from_secs(20);
-    world.run(|shard, _, _, _| shard.handle_hold(lease.0, until));
+    world.run(|shard, _, _, _| shard.handle_hold(lease.0, until, None));
     world.detach("any:work", 1);
     world.attach("any:work", 2, "b", 10);
     world.commit();
     assert!(world.handed_ids().is_empty());
     assert_eq!(world.receipt(lease.0).status, Status::Expired);
+}
+
+#[test]
+fn what_is_held_for_a_session_goes_to_no_other_and_holds_up_nothing() {
+    let mut world = World::new();
+    world.attach("any:work", 1, "a", 10);
+    for id in ["m1", "m2"] {
+        world.send(&mail(id, "any:work").ttl_secs(5));
+    }
+    let lease = world.hand_outs()[0].lease;
+    let until = world.now + Duration::from_secs(20);
+    world.run(|shard, _, _, _| shard.handle_hold(lease.0, until, Some(1)));
+    world.detach("any:work", 1);
+    world.attach("any:work", 2, "b", 10);
+    world.commit();
+    assert_eq!(world.handed_ids(), ["m2"]);
+    world.wait_secs(6);
+    world.commit();
+    assert_eq!(world.depth("any:work"), 2);
+    // The session is known by its own queue, not by its connection.
+    let mut back = world.consumer(3, "a", 10);
+    back.session = 1;
+    world.attach_as("any:work", back);
+    world.commit();
+    let again = world.taken();
+    assert_eq!((again.id(), again.seq()), ("m1", lease.0));
+    world.ack(again.lease(), "a");
+    world.commit();
+    assert_eq!(world.receipt(lease.0).status, Status::Delivered);
+}
+
+#[test]
+fn what_was_held_for_a_session_that_has_ended_is_a_dead_letter() {
+    let mut world = World::new();
+    world.attach("any:work", 1, "a", 10);
+    for id in ["m1", "m2"] {
+        world.send(&mail(id, "any:work"));
+    }
+    let leases: Vec<_> = world.hand_outs().iter().map(|handed| handed.lease).collect();
+    world.run(|shard, now, _, _| shard.handle_hold(leases[0].0, now, Some(1)));
+    world.detach("any:work", 1);
+    for lease in &leases {
+        world.run(|shard, now, out, _| shard.handle_abandon(lease.0, now, out));
+    }
+    world.commit();
+    let receipt = world.receipt(leases[0].0);
+    assert_eq!(
+        (receipt.status, receipt.reason),
+        (Status::DeadLettered, Reason::Removed)
+    );
+    world.attach("any:work", 2, "b", 10);
+    world.commit();
+    assert_eq!(world.handed_ids(), ["m2"]);
 }
 
 #[test]
@@ -117,7 +173,7 @@ fn g9_a_hold_neither_shortens_a_life_nor_brings_back_what_has_ended() {
     world.commit();
     let until = world.now + Duration::from_secs(1);
     for seq in [seq, never, gone] {
-        world.run(|shard, _, _, _| shard.handle_hold(seq, until));
+        world.run(|shard, _, _, _| shard.handle_hold(seq, until, None));
     }
     world.wait_secs(2);
     world.commit();

@@ -280,6 +280,7 @@ impl World {
             agent: agent(name),
             protocol: "grpc",
             credit: Arc::new(Credit::new(window, 1 << 20)),
+            session: id,
             visibility_timeout: None,
         }
     }

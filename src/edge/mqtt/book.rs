@@ -303,15 +303,21 @@ impl Book {
         self.fabric.keep_of_sessions(writes).await
     }
 
-    /// Messages that the client was sent and has not answered come again, expired or not [MQTT-4.4.0-1], [MQTT-4.3.3-7]: called before
-    /// they go back to their queues.
+    /// Messages that the client was sent and has not answered come again, expired or not [MQTT-4.4.0-1]; QoS 2 to nobody else, also where
+    /// the session ends. Called before they go back to their queues.
     pub fn hold(&self, slot: &Slot, end: &End) {
-        let SessionFate::Lasts(until) = end.session else { return };
-        let mut sent: Vec<Place> = end.in_flight.iter().map(|(_, place)| *place).collect();
-        if let Some(kept) = self.lock().get(&slot.session).and_then(|entry| entry.kept.as_ref()) {
-            sent.extend(sent_of(&kept.saved));
+        let once = |until| holds(&slot.session, &end.sent_once, until);
+        match end.session {
+            SessionFate::Lasts(until) => {
+                let sent: Vec<Place> = end.in_flight.iter().map(|(_, place)| *place).collect();
+                let sent = holds(&slot.session, &sent, until).map(|hold| Hold { session: None, ..hold });
+                self.fabric.hold(sent.chain(once(until)));
+            }
+            SessionFate::Ends => {
+                self.fabric.hold(once(Some(time::now())));
+                self.fabric.abandon(end.sent_once.iter().filter_map(in_shard));
+            }
         }
-        self.fabric.hold(holds(sent, until));
     }
 
     /// A connection has ended: what becomes of its will and of the session.
@@ -371,15 +377,17 @@ impl Book {
 
     /// Ends a session that is kept, if there is one: its will is sent, its queue and records go; the agent's inbox stays.
     async fn end_session(&self, session: &Address) -> Result<(), FabricError> {
-        let (agent, forgotten) = {
+        let (agent, forgotten, sent) = {
             let mut entries = self.lock();
             let Some(kept) = entries.get_mut(session).and_then(|entry| entry.kept.as_mut()) else {
                 return Ok(());
             };
             // Whatever fails below, it is over.
             kept.left.get_or_insert_default().expires_at = Some(time::now());
-            (kept.agent.clone(), record::forget(session.as_str(), &kept.saved))
+            let forgotten = record::forget(session.as_str(), &kept.saved);
+            (kept.agent.clone(), forgotten, sent_of(&kept.saved))
         };
+        self.fabric.abandon(sent.iter().filter_map(in_shard));
         self.publish_will(session).await;
         let token = session.token().unwrap_or_default();
         self.fabric
@@ -512,30 +520,38 @@ pub(super) fn held(kept: &port::Records, now: Timestamp) -> Vec<Hold> {
         // What cannot be read is told of where the book is opened.
         let _is_read = records.read(key, value);
     }
-    let of_session = |(_, read): (String, Read)| {
+    let of_session = |(session, read): (String, Read)| {
         let left = read.left.unwrap_or_else(|| left_of(&read.saved, now));
-        holds(sent_of(&read.saved).collect(), left.expires_at)
+        let session: Option<Address> = session.parse().ok();
+        let held = |session| holds(&session, &sent_of(&read.saved), left.expires_at).collect();
+        session.map_or_else(Vec::new, held)
     };
     records.sessions().flat_map(of_session).collect()
 }
 
 /// QoS 2 messages that were sent, or are just about to be, and not answered.
-fn sent_of(saved: &Saved) -> impl Iterator<Item = Place> {
-    saved.sending.iter().filter_map(|(_, stage)| match stage {
+fn sent_of(saved: &Saved) -> Vec<Place> {
+    let sent = saved.sending.iter().filter_map(|(_, stage)| match stage {
         SavedStage::Sent(place) => Some(*place),
         SavedStage::Released(_) => None,
+    });
+    sent.collect()
+}
+
+/// For a session, up to its end.
+fn holds(session: &Address, places: &[Place], until: Option<Timestamp>) -> impl Iterator<Item = Hold> {
+    let (session, until) = (Hold::session(session), until.unwrap_or(Timestamp::NEVER));
+    places.iter().filter_map(in_shard).map(move |(shard, seq)| Hold {
+        shard,
+        seq,
+        until,
+        session: Some(session),
     })
 }
 
-/// Up to the end of their session. What stands in no queue is not among them.
-fn holds(places: Vec<Place>, until: Option<Timestamp>) -> impl Iterator<Item = Hold> {
-    places.into_iter().filter_map(move |place| {
-        Some(Hold {
-            shard: ShardId::new(place.shard)?,
-            seq: Seq::from_raw(place.seq),
-            until: until.unwrap_or(Timestamp::NEVER),
-        })
-    })
+/// `None` for what stands in no queue.
+fn in_shard(place: &Place) -> Option<(ShardId, Seq)> {
+    Some((ShardId::new(place.shard)?, Seq::from_raw(place.seq)))
 }
 
 /// Of a session that was connected when the node ended.

@@ -176,6 +176,15 @@ impl Outbound {
         left
     }
 
+    /// QoS 2 messages in queues that were sent, perhaps by an earlier connection, and not acknowledged.
+    pub fn sent_once(&self) -> Vec<Place> {
+        let is_sent = |flight: &&Flight| {
+            flight.qos == Qos::ExactlyOnce && matches!(flight.stage, Stage::Restored | Stage::Keeping | Stage::Sent)
+        };
+        let places = self.flights.values().filter(is_sent).filter_map(|flight| flight.place);
+        places.filter(|place| place.owed_number().is_none()).collect()
+    }
+
     /// What was handed out and is not settled.
     pub fn keys(&self) -> Vec<Key> {
         let sent = self.flights.values().filter_map(|flight| flight.key);
