@@ -6,13 +6,10 @@ use super::{
     message::{ConsumerId, Lease, Message, State},
     output::{HandOut, Load, Out},
     queue::{Consumer, NoConsumer, QueueIx, QueueKind, Wish},
-    state::{ShardState, Timer},
+    state::{Reserved, ShardState, Timer},
 };
 use crate::{
-    frame::{
-        Address, Envelope, Frame, Priority, Seq,
-        record::{Reason, Status},
-    },
+    frame::{Address, Envelope, Frame, Priority, Seq},
     time::Timestamp,
 };
 
@@ -100,6 +97,8 @@ impl<A> ShardState<A> {
         for seq in leased {
             let held = matches!(self.messages.get(&seq), Some(m) if matches!(m.state, State::Leased { consumer: c, .. } if c == consumer));
             if held {
+                // Not released before: it leaves the queue, and its session goes on.
+                self.end_reservation(seq);
                 self.end_attempt(seq, None, now, out);
             }
         }
@@ -119,14 +118,18 @@ impl<A> ShardState<A> {
         let Some(ix) = self.messages.get(&seq).filter(unsettled).map(|message| message.queue) else {
             return;
         };
-        match (self.queue(ix).kind, session) {
-            (QueueKind::Inbox | QueueKind::DurableSession, _) => {}
-            (QueueKind::OneOf(_), Some(session)) => drop(self.reserved.insert(seq, session)),
+        let only = match self.queue(ix).kind {
+            QueueKind::Inbox | QueueKind::DurableSession => None,
+            QueueKind::OneOf(_) if session.is_some() => session,
             _ => return,
-        }
+        };
         let Some(message) = self.messages.get_mut(&seq) else {
             return;
         };
+        if let Some(session) = only {
+            let expires_at = message.expires_at;
+            self.reserved.entry(seq).or_insert(Reserved { session, expires_at });
+        }
         let expires_at = message.expires_at.later(until);
         if expires_at != message.expires_at {
             message.expires_at = expires_at;
@@ -136,11 +139,33 @@ impl<A> ShardState<A> {
         }
     }
 
-    /// The session that alone may have a message will not be back: to the dead letters. Other messages are left alone.
-    pub fn handle_abandon(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
-        if self.reserved.contains_key(&seq) {
-            self.settle(seq, Status::DeadLettered, Reason::Removed, None, now, out);
+    /// The session that alone may have a message will not be back: to the others, or it expires at last. Other messages are left alone.
+    pub fn handle_let_go(&mut self, seq: Seq, now: Timestamp, out: &mut Out<A>) {
+        if !self.end_reservation(seq) {
+            return;
         }
+        let Some(message) = self.messages.get(&seq) else { return };
+        match (message.state, message.queue) {
+            (State::Ready | State::Delayed | State::Parked, _) if message.is_expired(now) => self.expire(seq, now, out),
+            (State::Parked, ix) => {
+                self.queue_mut(ix).parked.remove(&seq);
+                self.return_to_lane(seq);
+            }
+            _ => {}
+        }
+    }
+
+    /// A message is for everyone again, and expires when it would have. False: it was.
+    pub(super) fn end_reservation(&mut self, seq: Seq) -> bool {
+        // Nothing is reserved as a rule.
+        let reserved = match self.reserved.is_empty() {
+            true => None,
+            false => self.reserved.remove(&seq),
+        };
+        if let (Some(reserved), Some(message)) = (reserved, self.messages.get_mut(&seq)) {
+            message.expires_at = reserved.expires_at;
+        }
+        reserved.is_some()
     }
 
     /// A session has credit again, or a new window.
@@ -234,7 +259,7 @@ impl<A> ShardState<A> {
         let is_alone = queue.consumers.len() == 1;
         let envelope = &frame.envelope;
         let only = self.reserved.get(&seq);
-        let is_for = |consumer: &Consumer| only.is_none_or(|session| *session == consumer.session);
+        let is_for = |consumer: &Consumer| only.is_none_or(|only| only.session == consumer.session);
         let (wish, may_have) = (wish_of(envelope), |consumer: &Consumer| {
             is_for(consumer) && gate(consumer, envelope)
         });

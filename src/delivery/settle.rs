@@ -218,7 +218,7 @@ impl<A> ShardState<A> {
         if !matches!(before, Some(State::InDoubt { .. })) {
             self.note_given_up(seq, status, reason, out);
         }
-        self.reserved.remove(&seq);
+        self.end_reservation(seq);
         let keep = self.keep_of(seq, status, reason, now);
         let Some(message) = self.messages.get_mut(&seq) else {
             return;

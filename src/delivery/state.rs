@@ -93,6 +93,15 @@ pub(super) enum Timer {
     CopiesAgain(ShardId),
 }
 
+/// Who alone may have a message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reserved {
+    /// See [`Consumer::session`](super::Consumer::session).
+    pub session: u64,
+    /// When the message expires for everyone else.
+    pub expires_at: Timestamp,
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct ShardState<A> {
@@ -132,7 +141,7 @@ pub struct ShardState<A> {
     /// How many of both the last commit had: as many places are set aside for the next one at once.
     expected: usize,
     /// Messages of queues that are shared which one session alone may have: it was sent them (see [`ShardState::handle_hold`]).
-    pub(super) reserved: HashMap<Seq, u64>,
+    pub(super) reserved: HashMap<Seq, Reserved>,
     /// Replays under way: the new message to its dead letter.
     pub(super) replaying: HashMap<Seq, Seq>,
     /// The last time that a pump or a timer ran.

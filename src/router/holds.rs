@@ -38,21 +38,21 @@ impl Hold {
 pub(super) enum Change {
     Hold(Hold),
     /// The session will not be back.
-    Abandon(ShardId, Seq),
+    LetGo(ShardId, Seq),
 }
 
 impl Change {
     pub fn shard(&self) -> ShardId {
         match self {
             Self::Hold(hold) => hold.shard,
-            Self::Abandon(shard, _) => *shard,
+            Self::LetGo(shard, _) => *shard,
         }
     }
 
     pub fn apply<A>(self, state: &mut ShardState<A>, now: Timestamp, out: &mut Out<A>) {
         match self {
             Self::Hold(hold) => state.handle_hold(hold.seq, hold.until, hold.session),
-            Self::Abandon(_, seq) => state.handle_abandon(seq, now, out),
+            Self::LetGo(_, seq) => state.handle_let_go(seq, now, out),
         }
     }
 }
@@ -64,11 +64,10 @@ impl Fabric {
         tell(&self.0.workers, holds.into_iter().map(Change::Hold));
     }
 
-    /// The session of these messages will not be back. Those that were held for it alone go to the dead letters: it may have them, so
-    /// that no other gets them [MQTT-4.8.2-5].
-    pub fn abandon(&self, places: impl IntoIterator<Item = (ShardId, Seq)>) {
-        let abandoned = |(shard, seq)| Change::Abandon(shard, seq);
-        tell(&self.0.workers, places.into_iter().map(abandoned));
+    /// The session of these messages will not be back: those that were held for it alone go to the others.
+    pub fn let_go(&self, places: impl IntoIterator<Item = (ShardId, Seq)>) {
+        let changes = places.into_iter().map(|(shard, seq)| Change::LetGo(shard, seq));
+        tell(&self.0.workers, changes);
     }
 }
 

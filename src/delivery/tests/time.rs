@@ -5,10 +5,8 @@ use std::time::Duration;
 use super::world::{World, accepted, mail};
 use crate::{
     delivery::{Nack, Verdict},
-    frame::{
-        LastHop, Priority,
-        record::{Reason, Status},
-    },
+    frame::{LastHop, Priority, record::Status},
+    time::Timestamp,
 };
 
 #[test]
@@ -113,11 +111,12 @@ fn what_is_held_for_a_session_goes_to_no_other_and_holds_up_nothing() {
     let mut world = World::new();
     world.attach("any:work", 1, "a", 10);
     for id in ["m1", "m2"] {
-        world.send(&mail(id, "any:work").ttl_secs(5));
+        world.send(&mail(id, "any:work").ttl_secs(100));
     }
     let lease = world.hand_outs()[0].lease;
     let until = world.now + Duration::from_secs(20);
     world.run(|shard, _, _, _| shard.handle_hold(lease.0, until, Some(1)));
+    world.nack(lease, "a", Nack::Release);
     world.detach("any:work", 1);
     world.attach("any:work", 2, "b", 10);
     world.commit();
@@ -132,33 +131,38 @@ fn what_is_held_for_a_session_goes_to_no_other_and_holds_up_nothing() {
     world.commit();
     let again = world.taken();
     assert_eq!((again.id(), again.seq()), ("m1", lease.0));
-    world.ack(again.lease(), "a");
+    // It leaves the queue, but is not gone: to whoever is there.
+    world.detach("any:work", 3);
+    world.commit();
+    let again = world.taken();
+    assert_eq!((again.id(), again.seq()), ("m1", lease.0));
+    world.ack(again.lease(), "b");
     world.commit();
     assert_eq!(world.receipt(lease.0).status, Status::Delivered);
 }
 
 #[test]
-fn what_was_held_for_a_session_that_has_ended_is_a_dead_letter() {
+fn what_was_held_for_a_session_that_has_ended_goes_to_another_unless_it_has_expired() {
     let mut world = World::new();
     world.attach("any:work", 1, "a", 10);
-    for id in ["m1", "m2"] {
-        world.send(&mail(id, "any:work"));
-    }
+    world.send(&mail("m1", "any:work"));
+    world.send(&mail("short", "any:work").ttl_secs(5));
     let leases: Vec<_> = world.hand_outs().iter().map(|handed| handed.lease).collect();
-    world.run(|shard, now, _, _| shard.handle_hold(leases[0].0, now, Some(1)));
-    world.detach("any:work", 1);
     for lease in &leases {
-        world.run(|shard, now, out, _| shard.handle_abandon(lease.0, now, out));
+        world.run(|shard, _, _, _| shard.handle_hold(lease.0, Timestamp::NEVER, Some(1)));
+        world.nack(*lease, "a", Nack::Release);
+    }
+    world.detach("any:work", 1);
+    world.attach("any:work", 2, "b", 10);
+    world.wait_secs(6);
+    world.commit();
+    assert!(world.hand_outs().is_empty());
+    for lease in &leases {
+        world.run(|shard, now, out, _| shard.handle_let_go(lease.0, now, out));
     }
     world.commit();
-    let receipt = world.receipt(leases[0].0);
-    assert_eq!(
-        (receipt.status, receipt.reason),
-        (Status::DeadLettered, Reason::Removed)
-    );
-    world.attach("any:work", 2, "b", 10);
-    world.commit();
-    assert_eq!(world.handed_ids(), ["m2"]);
+    assert_eq!(world.handed_ids(), ["m1"]);
+    assert_eq!(world.receipt(leases[1].0).status, Status::Expired);
 }
 
 #[test]

@@ -303,21 +303,14 @@ impl Book {
         self.fabric.keep_of_sessions(writes).await
     }
 
-    /// Messages that the client was sent and has not answered come again, expired or not [MQTT-4.4.0-1]; QoS 2 to nobody else, also where
-    /// the session ends. Called before they go back to their queues.
+    /// Messages that the client was sent and has not answered come again with its session, expired or not [MQTT-4.4.0-1]; those of QoS 2
+    /// go to nobody else meanwhile. Called before they go back to their queues.
     pub fn hold(&self, slot: &Slot, end: &End) {
-        let once = |until| holds(&slot.session, &end.sent_once, until);
-        match end.session {
-            SessionFate::Lasts(until) => {
-                let sent: Vec<Place> = end.in_flight.iter().map(|(_, place)| *place).collect();
-                let sent = holds(&slot.session, &sent, until).map(|hold| Hold { session: None, ..hold });
-                self.fabric.hold(sent.chain(once(until)));
-            }
-            SessionFate::Ends => {
-                self.fabric.hold(once(Some(time::now())));
-                self.fabric.abandon(end.sent_once.iter().filter_map(in_shard));
-            }
-        }
+        let SessionFate::Lasts(until) = end.session else { return };
+        let sent: Vec<Place> = end.in_flight.iter().map(|(_, place)| *place).collect();
+        let sent = holds(&slot.session, &sent, until).map(|hold| Hold { session: None, ..hold });
+        self.fabric
+            .hold(sent.chain(holds(&slot.session, &end.sent_once, until)));
     }
 
     /// A connection has ended: what becomes of its will and of the session.
@@ -387,7 +380,7 @@ impl Book {
             let forgotten = record::forget(session.as_str(), &kept.saved);
             (kept.agent.clone(), forgotten, sent_of(&kept.saved))
         };
-        self.fabric.abandon(sent.iter().filter_map(in_shard));
+        self.fabric.let_go(sent.iter().filter_map(in_shard));
         self.publish_will(session).await;
         let token = session.token().unwrap_or_default();
         self.fabric

@@ -203,8 +203,8 @@ pub struct End {
     /// QoS 1 messages that were sent and not acknowledged, by packet id: the next connection sends them under the same ids
     /// [MQTT-4.4.0-1]. In memory only: QoS 1 may come twice, and after a crash it comes under another id.
     pub in_flight: Vec<(u16, Place)>,
-    /// QoS 2 messages that were sent and not acknowledged: they wait for the next connection, expired or not [MQTT-4.3.3-7], and go to
-    /// no other member of a shared subscription [MQTT-4.8.2-4], also where the session ends [MQTT-4.8.2-5].
+    /// QoS 2 messages that were sent and not acknowledged: where the session lasts they wait for its next connection, expired or not
+    /// [MQTT-4.3.3-7], and go to no other member of a shared subscription [MQTT-4.8.2-4].
     pub sent_once: Vec<Place>,
     /// What was handed out and is not settled: back to its queues, the attempts do not count.
     pub unsettled: Vec<Key>,
