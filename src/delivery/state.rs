@@ -67,6 +67,14 @@ pub enum Route {
 }
 
 impl Route {
+    /// Bytes of its targets' names, which are written with the message.
+    pub fn targets_bytes(&self) -> usize {
+        match self {
+            Self::FanOut { targets, .. } => targets.iter().map(|target| target.as_str().len()).sum(),
+            Self::Envelope { .. } | Self::Copy { .. } | Self::Straight { .. } => 0,
+        }
+    }
+
     /// By way of the outbox, where it would go straight.
     #[must_use]
     pub fn by_outbox(self) -> Self {

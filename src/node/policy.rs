@@ -46,6 +46,10 @@ impl Policy for ClosedTopics {
             false => Decision::Allow,
         }
     }
+
+    fn is_closed(&self, to: &str) -> bool {
+        matches(&self.0.deny_subscribe, to)
+    }
 }
 
 /// Whether an address is a topic under one of the filters.

@@ -398,7 +398,7 @@ impl Fabric {
                 false => return Err(FabricError::UnknownCapability(capability(name))),
             },
             "group" => self.route_to_group(envelope, bodies, hash, name)?,
-            "topic" => return self.route_to_topic(shard, hash, name),
+            "topic" => return self.route_to_topic(envelope.to(), shard, hash, name),
             _ => unreachable!("an envelope's address was checked when it was validated"),
         };
         Ok(Destination {
@@ -408,7 +408,7 @@ impl Fabric {
         })
     }
 
-    fn route_to_topic(&self, shard: ShardId, hash: u64, name: &str) -> Result<Destination, FabricError> {
+    fn route_to_topic(&self, to: &str, shard: ShardId, hash: u64, name: &str) -> Result<Destination, FabricError> {
         let topic = TopicName::new(name).map_err(|error| FabricError::invalid("to_topic", error.to_string()))?;
         if is_reserved(name) {
             return Err(FabricError::invalid(
@@ -416,7 +416,11 @@ impl Fabric {
                 "stands below `$SYS`, `$share` or `$weft`: those topics are the fabric's own",
             ));
         }
-        let found = self.0.directory.topics.matching(&topic);
+        // Copies that no consumer may have would wait in their queues, and fill them.
+        let found = match self.0.policy.is_closed(to) {
+            true => Vec::new(),
+            false => self.0.directory.topics.matching(&topic),
+        };
         let passing = found.iter().filter(|subscriber| subscriber.passes).count();
         let targets = found.into_iter().map(|subscriber| subscriber.queue).collect();
         let route = Route::FanOut {

@@ -178,6 +178,11 @@ pub enum Decision {
 pub trait Policy: Send + Sync + fmt::Debug + 'static {
     /// Decides for an agent, given by its id.
     fn decide(&self, agent: &str, action: Action<'_>) -> Decision;
+
+    /// Nobody at all may receive what is sent to an address: nothing of it is kept for those who subscribed to more.
+    fn is_closed(&self, _to: &str) -> bool {
+        false
+    }
 }
 
 /// Development mode: everyone may do everything. The node refuses it on any but a loopback address.

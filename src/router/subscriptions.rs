@@ -88,6 +88,13 @@ pub(super) enum SubscriptionChange {
 }
 
 impl SubscriptionChange {
+    fn asked(&self) -> &[TopicFilter] {
+        match self {
+            Self::Add(filters) | Self::Replace(filters) => filters,
+            Self::Remove(_) => &[],
+        }
+    }
+
     /// The filters afterwards, each once.
     fn applied_to(self, earlier: &[TopicFilter]) -> Vec<TopicFilter> {
         let mut filters = match self {
@@ -140,10 +147,11 @@ impl Fabric {
         let _one_change = self.0.changes.of(&agent).await;
         self.know(agent.as_str(), "agent_id", time::now())?;
         let known = self.known(&agent)?;
+        // Also those that it has: what is allowed may have changed since.
+        self.may_subscribe(&agent, change.asked())?;
         let earlier = self.0.durable_queues.filters(&agent, queue);
         let filters = change.applied_to(&earlier);
         let added: Vec<_> = filters.iter().filter(|filter| !earlier.contains(filter)).collect();
-        self.may_subscribe(&agent, added.iter().copied())?;
         if !added.is_empty() || filters.is_empty() {
             let (count, bytes) = self.0.durable_queues.held_beside(&agent, queue);
             self.check_bounds(count + filters.len().max(1), bytes + weight_bytes(&filters))?;

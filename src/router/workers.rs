@@ -104,7 +104,7 @@ impl Intake {
 
     pub fn weight_bytes(&self) -> usize {
         match self {
-            Self::Keep(publish) => publish.frame.encoded_len(),
+            Self::Keep(publish) => publish.frame.encoded_len() + publish.route.targets_bytes(),
             Self::Pass(pass) => pass.run.weight_bytes(),
         }
     }

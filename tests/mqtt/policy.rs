@@ -77,3 +77,62 @@ fn a_denied_publish_is_answered_as_its_version_can_and_reaches_nobody() {
         assert!(late.until_fence(&broker).is_empty(), "nothing was retained");
     }
 }
+
+#[test]
+fn what_is_closed_takes_no_room_from_wider_subscriptions() {
+    if peer() {
+        return;
+    }
+    let [closed, _] = CLOSED;
+    let bounds = ["WEFT_ROUTER__SESSION_MESSAGES_MAX", "WEFT_ROUTER__INBOX_MESSAGES_MAX"].map(|bound| (bound, "3"));
+    let broker = Broker::with(&[closed, bounds[0], bounds[1]]);
+    for (number, filter) in ["#", "$share/g/#"].into_iter().enumerate() {
+        let lasting = Connect::lasting(V5, &format!("wide-{number}"));
+        let mut wide = broker.resume(&lasting, false);
+        wide.subscribe(filter, 1);
+        wide.disconnect();
+        let mut other = broker.client(V5, "pub");
+        for _ in 0..10 {
+            other.publish(Publish::new("secret/x", "closed").qos(1, 0));
+        }
+        for payload in ["one", "two"] {
+            other.publish(Publish::new("open", payload).qos(1, 0));
+        }
+        let mut wide = broker.resume(&lasting, true);
+        assert_eq!(
+            [wide.take(), wide.take()].map(|heard| heard.text().to_owned()),
+            ["one", "two"]
+        );
+        wide.unsubscribe(&[filter], &[0]);
+    }
+}
+
+#[test]
+fn a_filter_that_is_closed_by_now_is_not_granted_again() {
+    if peer() {
+        return;
+    }
+    let mut broker = Broker::start();
+    let lasting = Connect::lasting(V5, "had");
+    let mut client = broker.resume(&lasting, false);
+    client.subscribe("secret/x", 1);
+    client.disconnect();
+    broker.restart_with(&CLOSED);
+    let mut client = broker.resume(&lasting, true);
+    client.subscribe_as(&[("secret/x", 1)], &[], &[0x87]);
+}
+
+#[test]
+fn closed_topics_of_the_broker_itself_reach_nobody() {
+    if peer() {
+        return;
+    }
+    let broker = Broker::with(&[("WEFT_POLICY__DENY_SUBSCRIBE", "$SYS/broker/version")]);
+    for version in BOTH {
+        let mut client = broker.client(version, "operator");
+        client.subscribe_as(&[("$SYS/broker/+", 0)], &[], &[0]);
+        let heard = client.until_fence(&broker);
+        assert!(!heard.is_empty());
+        assert!(heard.iter().all(|publish| publish.topic() != "$SYS/broker/version"));
+    }
+}

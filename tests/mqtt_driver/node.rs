@@ -77,6 +77,12 @@ impl Broker {
         (self.child, self.at) = start(&self.folder, &self.settings, self.at);
     }
 
+    /// The same, with these settings from now on.
+    pub fn restart_with(&mut self, settings: &[(&'static str, &'static str)]) {
+        self.settings = settings.to_vec();
+        self.kill_and_restart();
+    }
+
     fn kill(&mut self) {
         // On Unix this is SIGKILL. It fails only where the process has ended already.
         let _ = self.child.kill();

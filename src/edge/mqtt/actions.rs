@@ -481,7 +481,8 @@ impl Connection {
         for frame in round {
             let topic = frame.envelope.to().strip_prefix("topic:").unwrap_or_default();
             let fits = |filter: &TopicFilter| TopicName::new(topic).is_ok_and(|topic| filter.matches(&topic));
-            if wanted.as_ref().is_some_and(|(filter, _)| !fits(filter)) {
+            let may_have = self.edge.door.fabric.may_receive(attached.handle.agent(), frame);
+            if !may_have || wanted.as_ref().is_some_and(|(filter, _)| !fits(filter)) {
                 continue;
             }
             let delivery = Delivery {

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -39,6 +39,9 @@ use crate::{
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long until a will that the fabric did not take, or a session whose records could not be deleted, is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// Bytes of retained messages that all sessions together are owed, which are in memory and in the store: what a node retains by default.
+/// Beyond, a session is sent what is retained but not once more where it does not acknowledge it.
+const OWED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Longest sleep between two looks at what is due: the wall clock may be set meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -52,6 +55,8 @@ pub(super) struct Book {
     earlier: Notify,
     /// Grows, also over restarts: it begins with the time.
     numbers: AtomicU64,
+    /// Bytes of retained messages that sessions are owed.
+    owed_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -159,6 +164,7 @@ impl Book {
             due: Mutex::default(),
             earlier: Notify::new(),
             numbers: AtomicU64::new(time::now().as_millis() << 20),
+            owed_bytes: AtomicUsize::new(0),
         };
         let mut writes = Vec::new();
         for (session, read) in records.sessions() {
@@ -175,6 +181,7 @@ impl Book {
         let is_known = left.is_some();
         let left = left.unwrap_or_else(|| left_of(&saved, time::now()));
         self.note_due(&left, &address);
+        self.count_owed(0, owed_bytes(&saved));
         let write = (!is_known).then(|| record::head(session, &saved, Some(&left)));
         let kept = Kept {
             agent,
@@ -188,6 +195,17 @@ impl Book {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Address, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More may be owed; sessions that are away keep theirs as long as they last.
+    pub fn may_owe(&self) -> bool {
+        self.owed_bytes.load(Relaxed) < OWED_BYTES_MAX
+    }
+
+    fn count_owed(&self, before: usize, after: usize) {
+        // Under the lock of the entries, but at the start.
+        let bytes = self.owed_bytes.load(Relaxed);
+        self.owed_bytes.store((bytes + after).saturating_sub(before), Relaxed);
     }
 
     /// A number that is never given twice.
@@ -271,7 +289,7 @@ impl Book {
             kept.saved.will = None;
             Resumed {
                 saved: kept.saved.clone(),
-                sent: kept.sent.take(),
+                sent: kept.sent.clone(),
             }
         }))
     }
@@ -290,6 +308,7 @@ impl Book {
                     left: None,
                 })
             });
+            let before = owed_bytes(&kept.saved);
             for change in changes {
                 record::change(
                     slot.session.as_str(),
@@ -299,6 +318,7 @@ impl Book {
                     &mut writes,
                 );
             }
+            self.count_owed(before, owed_bytes(&kept.saved));
         }
         self.fabric.keep_of_sessions(writes).await
     }
@@ -387,8 +407,8 @@ impl Book {
             .remove_session_queue(&Principal::Agent(agent.clone()), &agent, token)
             .await?;
         self.fabric.keep_of_sessions(forgotten).await?;
-        if let Some(entry) = self.lock().get_mut(session) {
-            entry.kept = None;
+        if let Some(kept) = self.lock().get_mut(session).and_then(|entry| entry.kept.take()) {
+            self.count_owed(owed_bytes(&kept.saved), 0);
         }
         Ok(())
     }
@@ -520,6 +540,11 @@ pub(super) fn held(kept: &port::Records, now: Timestamp) -> Vec<Hold> {
         session.map_or_else(Vec::new, held)
     };
     records.sessions().flat_map(of_session).collect()
+}
+
+fn owed_bytes(saved: &Saved) -> usize {
+    let messages = saved.debt.iter().flat_map(|debt| debt.messages.values());
+    messages.map(|(filter, frame)| filter.len() + frame.len()).sum()
 }
 
 /// QoS 2 messages that were sent, or are just about to be, and not answered.

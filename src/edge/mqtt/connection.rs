@@ -446,7 +446,7 @@ impl Connection {
     }
 
     /// The client has room for more.
-    fn may_deliver(&self) -> bool {
+    pub(super) fn may_deliver(&self) -> bool {
         self.wire.output.len() < OUTPUT_BYTES_FULL && !self.machine.is_backed_up()
     }
 

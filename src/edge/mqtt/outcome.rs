@@ -16,13 +16,13 @@ pub(super) fn outcome(answer: &Result<Accepted, FabricError>) -> Outcome {
         },
         Err(FabricError::Denied { .. } | FabricError::NotYourself { .. }) => Outcome::Denied,
         Err(
-            FabricError::OutcomeUnknown { .. }
+            error @ (FabricError::OutcomeUnknown { .. }
             | FabricError::StoreFailed { .. }
             | FabricError::NotOwner
             | FabricError::SessionClosed
             | FabricError::ReplyTimeout(_)
-            | FabricError::Draining,
-        ) => Outcome::Unknown,
+            | FabricError::Draining),
+        ) => Outcome::Unknown(reason(error)),
         Err(error) => Outcome::Refused(reason(error)),
     }
 }

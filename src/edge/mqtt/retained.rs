@@ -114,7 +114,7 @@ impl Debt {
     /// As much is owed as may be.
     fn is_full(&self) -> bool {
         let open = || self.ready.iter().chain(self.handed.values());
-        let bytes = || open().map(|message| message.frame.encoded_len()).sum::<usize>();
+        let bytes = || open().map(Message::weight_bytes).sum::<usize>();
         open().count() >= PIECE_MAX || bytes() >= PIECE_BYTES_MAX
     }
 
@@ -124,7 +124,15 @@ impl Debt {
     }
 
     /// The next piece: what is found goes behind what is ready. Says what is to be kept before any of it is sent.
-    fn look_up(&mut self, due: Due, fabric: &Fabric, agent: &AgentId, number: impl Fn() -> u64) -> Option<Change> {
+    /// With `may_owe` false it is sent like QoS 0: not once more by the next connection.
+    fn look_up(
+        &mut self,
+        due: Due,
+        may_owe: bool,
+        fabric: &Fabric,
+        agent: &AgentId,
+        number: impl Fn() -> u64,
+    ) -> Option<Change> {
         let Due {
             filter,
             behind,
@@ -138,7 +146,7 @@ impl Debt {
         let mut bytes = 0;
         let fitting = found.iter().take_while(|(_, frame)| {
             let fits = bytes < PIECE_BYTES_MAX;
-            bytes += frame.encoded_len();
+            bytes += frame.encoded_len() + filter.as_str().len();
             fits
         });
         let fitting = fitting.count();
@@ -146,8 +154,9 @@ impl Debt {
         found.truncate(fitting);
         let behind = found.last().map(|(topic, _)| topic.clone()).or(behind);
         let mut messages = Vec::new();
+        let is_kept = keeping == Keeping::Yes && may_owe;
         for (_, frame) in found {
-            let number = (keeping == Keeping::Yes && frame.envelope.qos() != Qos::AtMostOnce).then(&number);
+            let number = (is_kept && frame.envelope.qos() != Qos::AtMostOnce).then(&number);
             if let Some(number) = number {
                 let mut wire = BytesMut::with_capacity(frame.encoded_len());
                 frame.encode(&mut wire);
@@ -173,6 +182,16 @@ impl Debt {
             messages,
             behind: rest,
         })
+    }
+
+    /// Where a look-up could not be kept: the next connection begins where it began.
+    fn begin_again(&mut self, (filter, behind): (TopicFilter, Option<TopicName>)) {
+        self.due.retain(|due| due.filter != filter);
+        self.due.push_front(Due {
+            filter,
+            behind,
+            keeping: Keeping::Yes,
+        });
     }
 
     /// What is paid, once: to be saved before whatever rests on it.
@@ -204,6 +223,10 @@ fn is_expired(frame: &Frame, now: Timestamp) -> bool {
 }
 
 impl Message {
+    fn weight_bytes(&self) -> usize {
+        self.frame.encoded_len() + self.filter.len()
+    }
+
     /// One that was never sent, as it is by now: unless it was replaced or forgotten. What took its place came to the session's queue
     /// as well, but for QoS 0.
     fn still(self, fabric: &Fabric, agent: &AgentId) -> Option<Self> {
@@ -238,7 +261,7 @@ impl Connection {
                 behind: None,
                 keeping: Keeping::Yes,
             };
-            let change = debt.look_up(due, fabric, agent, || book.number());
+            let change = debt.look_up(due, book.may_owe(), fabric, agent, || book.number());
             let is_any = |change: &Change| {
                 was_due || !matches!(change, Change::Owed { messages, behind: None, .. } if messages.is_empty())
             };
@@ -266,7 +289,7 @@ impl Connection {
 
     /// Sends retained messages that are due, as many as the client's window has room for.
     pub async fn feed_retained(&mut self, now: Timestamp) {
-        if self.machine.held_up() > 0 || !self.machine.is_open() {
+        if self.machine.held_up() > 0 || !self.machine.is_open() || !self.may_deliver() {
             return;
         }
         self.hand_retained(now);
@@ -282,7 +305,8 @@ impl Connection {
             return;
         };
         let (fabric, book, agent) = (&self.edge.door.fabric, &self.edge.book, attached.handle.agent());
-        let owed = debt.look_up(due, fabric, agent, || book.number());
+        let before = (due.filter.clone(), due.behind.clone());
+        let owed = debt.look_up(due, book.may_owe(), fabric, agent, || book.number());
         // That no more than QoS 0 was found need not be known after a crash, and is saved with what follows or with the connection's end.
         let is_kept =
             |change: &Change| !matches!(change, Change::Owed { messages, behind: Some(_), .. } if messages.is_empty());
@@ -290,6 +314,7 @@ impl Connection {
             let changes = debt.take_paid().into_iter().chain([owed]).collect();
             if let Err(error) = book.save(&attached.slot, changes).await {
                 tracing::warn!(peer = %self.peer, %error, "retained messages that an MQTT session is owed could not be written");
+                debt.begin_again(before);
                 return self.machine.handle_owing_failed(now, &mut self.actions);
             }
         }

@@ -181,7 +181,7 @@ impl Session {
             (Outcome::Denied, Version::V311) => self.answer(ticket, Reason::SUCCESS, out),
             (Outcome::Denied, Version::V5) => self.refused(ticket, id, Reason::NOT_AUTHORIZED, now, out),
             (Outcome::Refused(reason), _) => self.refused(ticket, id, reason, now, out),
-            (Outcome::Unknown, _) => self.fail(Reason::UNSPECIFIED, now, out),
+            (Outcome::Unknown(reason), _) => self.fail(reason, now, out),
         }
     }
 

@@ -151,8 +151,8 @@ pub enum Outcome {
     Denied,
     /// Refused for this reason, surely.
     Refused(Reason),
-    /// It is not known whether it was taken (G2): the client is to ask again, over a new connection.
-    Unknown,
+    /// It is not known whether it was taken (G2), for this reason: the client is to ask again, over a new connection.
+    Unknown(Reason),
 }
 
 /// One filter that the client asks for.

@@ -178,9 +178,12 @@ fn a_message_whose_fate_is_unknown_is_not_acknowledged() {
         let mut world = World::connected(connect(version));
         world.packet(Packet::Publish(publish("a", Qos::AtLeastOnce, 1)));
         let (ticket, _) = world.published().remove(0);
-        world
-            .session
-            .handle_published(ticket.unwrap(), Outcome::Unknown, world.now, &mut world.out);
+        world.session.handle_published(
+            ticket.unwrap(),
+            Outcome::Unknown(Reason::UNSPECIFIED),
+            world.now,
+            &mut world.out,
+        );
         assert!(!world.sent().iter().any(|packet| matches!(packet, Packet::Puback(_))));
         assert!(world.closed_with().is_some());
     }

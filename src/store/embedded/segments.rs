@@ -179,6 +179,8 @@ pub(super) struct Segments {
     next_slot: u32,
     /// Files that are being made outside the lock.
     making: usize,
+    /// Files that were taken and are not in use yet.
+    taken: usize,
     /// Why the last attempt to make a file failed; forgotten when one succeeds.
     creation_error: Option<String>,
     /// After a failure, one more attempt is made for each batch of commits, not for each commit.
@@ -194,6 +196,7 @@ impl Segments {
             free: Vec::new(),
             next_slot,
             making: 0,
+            taken: 0,
             creation_error: None,
             may_retry: true,
         }
@@ -218,10 +221,13 @@ impl Segments {
     }
 
     pub(super) fn add_used(&mut self, segment: Arc<Segment>) {
+        // The first ones of a start were not taken.
+        self.taken = self.taken.saturating_sub(1);
         self.used.insert(segment.generation(), segment);
     }
 
     pub(super) fn add_free(&mut self, file: FreeFile) {
+        self.taken = self.taken.saturating_sub(1);
         self.free.push(file);
     }
 
@@ -230,9 +236,9 @@ impl Segments {
         self.free.iter().filter(|file| file.is_usable()).count()
     }
 
-    /// Files in all, also those that are being made.
+    /// Files in all, also those that are being made and those between free and used.
     pub(super) fn files(&self) -> usize {
-        self.used.len() + self.free.len() + self.making
+        self.used.len() + self.free.len() + self.making + self.taken
     }
 
     /// True while, as far as is known, another file may be made.
@@ -321,6 +327,7 @@ impl Segments {
     /// Takes [`Segments::next_free`].
     pub(super) fn take_free(&mut self) -> Option<FreeFile> {
         let position = self.position_of_next()?;
+        self.taken += 1;
         Some(self.free.remove(position))
     }
 
