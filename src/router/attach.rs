@@ -47,9 +47,6 @@ pub(super) enum Visibility {
     Hidden,
 }
 
-/// How often an agent is named for one attach at most: each further time it was forgotten in between.
-const NAMED_AGAIN_MAX: usize = 100;
-
 /// Whether a session stands among its agent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listing {
@@ -154,19 +151,19 @@ impl Fabric {
     }
 
     /// The session's agent, with the session among its others where it is listed. One that is only known by name may be forgotten at the
-    /// very instant: then it is named again.
+    /// very instant: then it is named again, and the session is listed before anyone can forget it once more.
     fn host(&self, core: &Arc<SessionCore>, visibility: Visibility, now: Timestamp) -> Result<Arc<Agent>, FabricError> {
-        for _ in 0..NAMED_AGAIN_MAX {
-            self.know(core.agent.as_str(), "agent_id", now)?;
-            let Some(agent) = self.0.directory.agent(core.agent.as_str()) else {
-                continue;
-            };
-            if visibility == Visibility::Hidden || self.list_session(&agent, core)? == Listing::Done {
-                return Ok(agent);
-            }
-            self.0.directory.wait_for_forgetting();
+        self.know(core.agent.as_str(), "agent_id", now)?;
+        let take_in = |agent: &Arc<Agent>| match visibility {
+            Visibility::Hidden => Ok(Listing::Done),
+            Visibility::Listed => self.list_session(agent, core),
+        };
+        if let Some(agent) = self.0.directory.agent(core.agent.as_str())
+            && take_in(&agent)? == Listing::Done
+        {
+            return Ok(agent);
         }
-        Err(FabricError::UnknownAgent(core.agent.clone()))
+        self.name(&core.agent, now, |agent| take_in(agent).map(|_| agent.clone()))?
     }
 
     fn list_session(&self, agent: &Agent, core: &Arc<SessionCore>) -> Result<Listing, FabricError> {

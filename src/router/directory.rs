@@ -197,12 +197,23 @@ impl Directory {
 
     /// Makes an agent known by name alone. `Err`: there are as many of those as allowed.
     pub fn name(&self, id: &AgentId, now: Timestamp, unregistered_max: usize) -> Result<Arc<Agent>, usize> {
-        if let Some(agent) = self.agent(id.as_str()) {
-            return Ok(agent);
+        match self.agent(id.as_str()) {
+            Some(agent) => Ok(agent),
+            None => self.name_then(id, now, unregistered_max, Arc::clone),
         }
+    }
+
+    /// [`Directory::name`], and does something with the agent before anyone can forget it.
+    pub fn name_then<T>(
+        &self,
+        id: &AgentId,
+        now: Timestamp,
+        unregistered_max: usize,
+        then: impl FnOnce(&Arc<Agent>) -> T,
+    ) -> Result<T, usize> {
         let mut ordered = self.ordered.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = ordered.get(id.as_str()) {
-            return Ok(agent.0.clone());
+        if let Some(ById(agent)) = ordered.get(id.as_str()) {
+            return Ok(then(agent));
         }
         if self.unregistered.load(Ordering::Relaxed) >= unregistered_max {
             return Err(unregistered_max);
@@ -211,7 +222,7 @@ impl Directory {
         let agent = Arc::new(Agent::new(id.clone(), None, now));
         ordered.insert(ById(agent.clone()));
         self.agents.pin().insert(ById(agent.clone()), ());
-        Ok(agent)
+        Ok(then(&agent))
     }
 
     /// Shows a registered agent's record; returns the one that it replaces.
@@ -282,11 +293,6 @@ impl Directory {
         ordered.remove(id.as_str());
         self.agents.pin().remove(id.as_str());
         self.unregistered.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Waits until whoever forgets an agent at this instant has done so.
-    pub fn wait_for_forgetting(&self) {
-        drop(self.ordered.read().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Agents that were named but never registered, have no session, and were last in use before `before`.

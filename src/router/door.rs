@@ -8,6 +8,7 @@ use uuid::ContextV7;
 
 use super::{
     ask::Ask,
+    directory::Agent,
     error::FabricError,
     fabric::Fabric,
     port::Action,
@@ -368,13 +369,28 @@ impl Fabric {
             return Err(FabricError::UnknownAgent(agent_id(agent)));
         }
         let id = AgentId::new(agent).map_err(|error| FabricError::invalid(field, error.to_string()))?;
-        match directory.name(&id, now, config.unregistered_agents_max) {
-            Ok(_) => Ok(()),
-            Err(max) => Err(FabricError::TooMany {
-                what: "agents that are named but not registered",
-                max,
-            }),
+        self.name(&id, now, |_| ())
+    }
+
+    /// Makes an agent known by being named, where registration is not required, and does something with it before anyone can forget it.
+    pub(super) fn name<T>(
+        &self,
+        agent: &AgentId,
+        now: Timestamp,
+        then: impl FnOnce(&Arc<Agent>) -> T,
+    ) -> Result<T, FabricError> {
+        let config = self.config();
+        if config.registration_required {
+            return Err(FabricError::UnknownAgent(agent.clone()));
         }
+        let named = self
+            .0
+            .directory
+            .name_then(agent, now, config.unregistered_agents_max, then);
+        named.map_err(|max| FabricError::TooMany {
+            what: "agents that are named but not registered",
+            max,
+        })
     }
 
     fn route(&self, envelope: &Envelope, bodies: Bodies<'_>, now: Timestamp) -> Result<Destination, FabricError> {
